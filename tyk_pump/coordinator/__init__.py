@@ -1,0 +1,1 @@
+"""The parent process: claims, offers frames to workers, settles and trims."""

@@ -1,0 +1,65 @@
+"""What the coordinator says of itself at one moment: for `status`, HTTP and metrics."""
+
+from __future__ import annotations
+
+import msgspec
+
+WRITE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds in seconds of the write-duration histogram; one more bucket is +Inf."""
+
+
+class PumpSnapshot(msgspec.Struct, kw_only=True):
+    """One pump as it stands now; counts are since the start of this process."""
+
+    name: str
+    type: str
+    state: str
+    """starting, running, retrying, paused, restarting, failed or stopped."""
+    delivered: int = 0
+    filtered: int = 0
+    dead: int = 0
+    retried: int = 0
+    pending: int = 0
+    """Records claimed and not yet settled by this pump."""
+    lag_seconds: float = 0.0
+    """Age of the oldest claim that this pump has not settled; 0 when none."""
+    restarts: int = 0
+    last_error: str = ""
+    rate: float = 0.0
+    """Records settled per second, over the last ten seconds or so."""
+    history: list[int] = msgspec.field(default_factory=list)
+    """Records settled in each of the last sixty seconds, oldest first."""
+    write_buckets: list[int] = msgspec.field(
+        default_factory=lambda: [0] * (len(WRITE_BUCKETS) + 1)
+    )
+    """Writes per bucket (not cumulative), see WRITE_BUCKETS."""
+    write_seconds: float = 0.0
+    pids: list[int] = msgspec.field(default_factory=list)
+
+
+class Snapshot(msgspec.Struct, kw_only=True):
+    """The whole instance as it stands now."""
+
+    version: str
+    instance: str
+    started: float
+    """Seconds since the epoch."""
+    ready: bool
+    reasons: list[str] = msgspec.field(default_factory=list)
+    """Why not ready, one sentence each."""
+    pumps: list[PumpSnapshot] = msgspec.field(default_factory=list)
+    redis: str = ""
+    """Empty while Redis answers, else the last error."""
+    lists: dict[str, int] = msgspec.field(default_factory=dict)
+    """Length of each Redis list at the last look."""
+    streams: int = 0
+    claims: int = 0
+    claimed_records: int = 0
+    """Records in claims that are not yet trimmed."""
+    claimed_total: int = 0
+    """Records claimed since the start of this process."""
+    lost_records: int = 0
+    """Records that vanished from claims because Redis lost them."""
+    purges: int = 0
+    source_errors: int = 0
+    pid: int = 0

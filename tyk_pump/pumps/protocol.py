@@ -1,0 +1,66 @@
+"""The Pump protocol, and the batch that a pump is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+
+from tyk_pump.record.analytics import AnalyticsRecord
+
+
+class Batch(msgspec.Struct):
+    """An ordered, numbered run of selected records of one stream and lane."""
+
+    stream: str
+    """ULID of the stream; with a position it makes the record's id."""
+    lane: int
+    list: str
+    """The Redis list that the records came from."""
+    positions: Sequence[int]
+    """Position of each record in the stream, ascending, with gaps where records
+    were filtered or refused before."""
+    records: Sequence[AnalyticsRecord]
+    ids: Sequence[str] | None = None
+    """The original record ids of a replay; None where `stream:position` is the id."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def record_id(self, index: int) -> str:
+        """Return the id of a record, the same after every retry and adoption."""
+        if self.ids is not None:
+            return self.ids[index]
+        return f"{self.stream}:{self.positions[index]}"
+
+    def part(self, indexes: Sequence[int]) -> Batch:
+        """Return the batch of just these records."""
+        return Batch(
+            stream=self.stream,
+            lane=self.lane,
+            list=self.list,
+            positions=[self.positions[i] for i in indexes],
+            records=[self.records[i] for i in indexes],
+            ids=None if self.ids is None else [self.ids[i] for i in indexes],
+        )
+
+
+class Pump(Protocol):
+    """What a back end's file offers; `open` runs once, in the worker process."""
+
+    options_type: ClassVar[type[Any]]
+    fields: Any
+    """Attribute names of AnalyticsRecord that `write` reads, or analytics.ALL."""
+
+    def open(self) -> None:
+        """Connect; raises TransientError (try again) or ConfigError (do not)."""
+
+    def probe(self) -> str:
+        """Reach the back end, credentials included, and say in one line what was found."""
+
+    def write(self, batch: Batch) -> None:
+        """Return when every record has arrived, else raise a WriteError."""
+
+    def close(self) -> None:
+        """Let go of the connection; follows every `open` that returned."""
