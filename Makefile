@@ -1,0 +1,63 @@
+# `make` alone lists the targets. VENV names the virtual environment, PYTHON the
+# interpreter it is made from, JOBS how many tests run side by side.
+
+VENV ?= .venv
+JOBS ?= 4
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	&& echo $$p && break; done)
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+SOURCES := tyk_pump tests scripts benchmarks setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help install format lint types docs docs-check test golden torture bench demo \
+	check clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): setup.py setup.cfg
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found; set PYTHON" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+install: $(READY) ## Make the virtual environment and install into it
+
+format: $(READY) ## Rewrite the code in the one format, and mend what ruff can mend
+	$(RUN) -m ruff format $(SOURCES)
+	$(RUN) -m ruff check --fix $(SOURCES)
+
+lint: $(READY) ## Check format and lint
+	$(RUN) -m ruff format --check $(SOURCES)
+	$(RUN) -m ruff check $(SOURCES)
+
+types: $(READY) ## Check the types
+	$(RUN) -m mypy --strict
+
+docs: $(READY) ## Write docs/reference, the schema and the example again
+	$(RUN) scripts/build_reference.py
+
+docs-check: $(READY) ## Fail where a generated page is stale
+	$(RUN) scripts/build_reference.py --check
+
+test: $(READY) ## Run the whole suite
+	$(RUN) -m pytest -n $(JOBS) -m 'not torture'
+
+golden: $(READY) ## Compare with what the reference sent, and print the differences
+	$(RUN) -m pytest -n $(JOBS) -vv tests/golden
+
+torture: $(READY) ## Kill, freeze and flood for minutes
+	$(RUN) -m pytest -m torture --timeout 1800
+
+bench: $(READY) ## Measure each stage and the whole way
+	$(RUN) -m benchmarks.run
+
+demo: $(READY) ## Show the pump draining an embedded Valkey into CSV files
+	$(RUN) -m tyk_pump demo
+
+check: lint types docs-check test ## Everything that CI runs
+
+clean: ## Remove the virtual environment and what the tools left behind
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Tests of tyk_pump; the folders mirror the package."""
