@@ -1,0 +1,189 @@
+"""Reads the archives of this folder: corpora, cases and their expected output.
+
+An archive stays in memory: the cases are small and nothing is unpacked to disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import json
+import lzma
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+HERE = Path(__file__).resolve().parent
+Codec = Literal["msgpack", "protobuf"]
+
+
+@functools.lru_cache(maxsize=8)
+def archive(name: str) -> Mapping[str, bytes]:
+    """Return the files of `<name>.tar.xz` by path below `<name>/`, never gzipped."""
+    files: dict[str, bytes] = {}
+    with lzma.open(HERE / f"{name}.tar.xz") as data, tarfile.open(fileobj=data) as tar:
+        for entry in tar:
+            stream = tar.extractfile(entry)
+            if stream is None:
+                continue
+            path, content = entry.name.removeprefix(f"{name}/"), stream.read()
+            if path.endswith(".gz"):
+                path, content = path.removesuffix(".gz"), gzip.decompress(content)
+            files[path] = content
+    return files
+
+
+def json_lines(data: bytes) -> list[Any]:
+    """Return the values of a .jsonl file."""
+    return [json.loads(line) for line in data.split(b"\n") if line]
+
+
+class Wire(msgspec.Struct, frozen=True):
+    """One line of a corpus: a record as it stands in the Redis list."""
+
+    name: str
+    msgpack: bytes | None
+    protobuf: bytes | None
+
+    def bytes_in(self, codec: Codec) -> bytes | None:
+        """Return the bytes in one codec, None where the record has no such form."""
+        return self.msgpack if codec == "msgpack" else self.protobuf
+
+
+def _wires(data: bytes) -> dict[str, Wire]:
+    wires = {}
+    for line in json_lines(data):
+        forms = (line.get("msgpack"), line.get("protobuf"))
+        forms_raw = [None if f is None else base64.b64decode(f) for f in forms]
+        wires[line["name"]] = Wire(line["name"], forms_raw[0], forms_raw[1])
+    return wires
+
+
+@functools.lru_cache(maxsize=8)
+def corpus(name: str) -> Mapping[str, Wire]:
+    """Return a shared corpus by record name: edge, traffic, uptime, agg-extra..."""
+    return _wires(archive("corpus")[f"{name}.jsonl"])
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One folder of an archive."""
+
+    pump: str
+    name: str
+    about: dict[str, Any]
+    """The content of case.json."""
+    files: dict[str, bytes]
+
+    @property
+    def codec(self) -> Codec:
+        """Return the form in which the records were pushed."""
+        return "protobuf" if self.about.get("codec") == "protobuf" else "msgpack"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the root settings."""
+        return dict(self.about.get("settings") or {})
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return the environment of the capture; no TZ means UTC."""
+        return {"TZ": "UTC", **self.about.get("env", {})}
+
+    @property
+    def pumps(self) -> dict[str, dict[str, Any]]:
+        """Return the pump sections; a single one is called by its type."""
+        if "pump" in self.about:
+            section = self.about["pump"]
+            return {section["type"]: section}
+        return dict(self.about["pumps"])
+
+    def wires(self) -> list[Wire]:
+        """Return the records of the case in the order in which they were pushed."""
+        known = self._known()
+        if "batches" in self.about:
+            names: Sequence[str] = [n for batch in self.about["batches"] for n in batch]
+        elif "lists" in self.about and isinstance(self.about["lists"], dict):
+            lists = self.about["lists"].values()
+            names = [n for of_list in lists for n in of_list]
+        else:
+            names = self.about.get("names", list(known))
+        excluded = set(self.about.get("exclude", ()))
+        return [known[name] for name in names if name not in excluded]
+
+    def lists(self, base: str = "analytics-tyk-system-analytics") -> dict[str, Any]:
+        """Return what to push: Redis key -> list of records' bytes."""
+        known = self._known()
+        if isinstance(self.about.get("lists"), dict):
+            return {
+                key: [self._raw(known[name]) for name in names]
+                for key, names in self.about["lists"].items()
+            }
+        key = f"{base}_protobuf" if self.codec == "protobuf" else base
+        raws = [wire.bytes_in(self.codec) for wire in self.wires()]
+        return {key: [raw for raw in raws if raw is not None]}
+
+    def batches(self) -> list[list[bytes]]:
+        """Return the records' bytes purge by purge; most cases have one purge."""
+        known = self._known()
+        if "batches" not in self.about:
+            return [raws for raws in self.lists().values() if raws]
+        return [
+            [self._raw(known[name]) for name in names]
+            for names in self.about["batches"]
+        ]
+
+    def expected(self, suffix: str) -> dict[str, bytes]:
+        """Return expected.<name>.<suffix> by name, "" for expected.<suffix>."""
+        pattern = re.compile(rf"expected\.(?:(.*)\.)?{re.escape(suffix)}")
+        found = ((pattern.fullmatch(path), data) for path, data in self.files.items())
+        return {match[1] or "": data for match, data in found if match}
+
+    def _known(self) -> Mapping[str, Wire]:
+        name = self.about["corpus"]
+        if name is None:
+            return {}
+        if name == "own":
+            return _wires(self.files[self.about.get("records", "corpus.jsonl")])
+        return corpus(name)
+
+    def _raw(self, wire: Wire) -> bytes:
+        raw = wire.bytes_in(self.codec)
+        if raw is None:
+            raise ValueError(f"{wire.name} has no {self.codec} form")
+        return raw
+
+
+def cases(pump: str) -> list[Case]:
+    """Return every case of a pump, by name."""
+    folders: dict[str, dict[str, bytes]] = {}
+    for path, data in archive(pump).items():
+        folder, _, name = path.partition("/")
+        if name:
+            folders.setdefault(folder, {})[name] = data
+    return [
+        Case(pump, folder, json.loads(files["case.json"]), files)
+        for folder, files in sorted(folders.items())
+    ]
+
+
+def fill(value: Any, live: Mapping[str, str]) -> Any:
+    """Return a section of the configuration with `{path}` and the like put in."""
+    if isinstance(value, str):
+        for name, text in live.items():
+            value = value.replace(f"{{{name}}}", text)
+        return value
+    if isinstance(value, dict):
+        return {key: fill(item, live) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, live) for item in value]
+    return value
+
+
+def names(found: Sequence[Case]) -> Iterator[str]:
+    """Return the ids of a parametrized test."""
+    return (case.name for case in found)
