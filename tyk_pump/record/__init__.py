@@ -1,0 +1,1 @@
+"""What travels: analytics records, and their forms as bytes and as text."""
