@@ -154,7 +154,7 @@ class AnalyticsRecord(msgspec.Struct, gc=False):
     collection_name: str = field(default="", name="CollectionName")
     # Not on the msgpack wire (no gateway writes such a key): "" is the pump's local
     # zone, else the zone that a protobuf record names, "UTC" when nobody knows it.
-    zone: str = field(default="", name="\0zone")
+    zone: str = field(default="", name="<zone>")
 
 
 _FIELDS: Final = msgspec.structs.fields(AnalyticsRecord)
