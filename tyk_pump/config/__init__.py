@@ -1,0 +1,1 @@
+"""What the operator wrote, complete before any process starts."""
