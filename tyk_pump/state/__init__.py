@@ -1,0 +1,1 @@
+"""What this instance keeps on its own disk, between claim and settlement."""
