@@ -146,6 +146,22 @@ class StateFolder:
         """The socket that commands talk to."""
         return self.path / SOCKET_NAME
 
+    def renew(self) -> None:
+        """Become a new incarnation: the lease of the present one is lost."""
+        self.previous, self.incarnation = self.incarnation, secrets.token_hex(8)
+        try:
+            _write(
+                self.path,
+                name=self.name,
+                incarnation=self.incarnation,
+                pid=os.getpid(),
+            )
+        except OSError as exc:
+            log.warning(
+                "instance not recorded in the state folder",
+                extra={"reason": exc.strerror, "path": str(self.path)},
+            )
+
     def close(self) -> None:
         """Let go of the folder."""
         if self._lock >= 0:
