@@ -24,6 +24,9 @@ class Batch(msgspec.Struct):
     records: Sequence[AnalyticsRecord]
     ids: Sequence[str] | None = None
     """The original record ids of a replay; None where `stream:position` is the id."""
+    cursor: str = ""
+    """Whose progress this is: the pump's name, with its lane where it has several.
+    With the stream it is the key of a watermark."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -43,6 +46,7 @@ class Batch(msgspec.Struct):
             positions=[self.positions[i] for i in indexes],
             records=[self.records[i] for i in indexes],
             ids=None if self.ids is None else [self.ids[i] for i in indexes],
+            cursor=self.cursor,
         )
 
 

@@ -1,0 +1,68 @@
+"""The pumps: one file per back end, imported only when a worker asks for it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Final, cast
+
+from tyk_pump.errors import ConfigError
+from tyk_pump.pumps.protocol import Pump
+
+REGISTRY: Final[dict[str, str]] = {
+    "csv": "tyk_pump.pumps.csv:CsvPump",
+    "dummy": "tyk_pump.pumps.dummy:DummyPump",
+    "stdout": "tyk_pump.pumps.stdout:StdoutPump",
+}
+"""Type of a pump -> where its class is."""
+
+KNOWN_TYPES: Final = frozenset(
+    {
+        "csv",
+        "dogstatsd",
+        "dummy",
+        "elasticsearch",
+        "graylog",
+        "hybrid",
+        "influx",
+        "influx2",
+        "kafka",
+        "kinesis",
+        "logzio",
+        "moesif",
+        "mongo",
+        "mongo-graph",
+        "mongo-mcp",
+        "mongo-mcp-aggregate",
+        "mongo-pump-aggregate",
+        "mongo-pump-selective",
+        "prometheus",
+        "resurfaceio",
+        "segment",
+        "splunk",
+        "sql",
+        "sql-graph",
+        "sql-graph-aggregate",
+        "sql-mcp",
+        "sql-mcp-aggregate",
+        "sql_aggregate",
+        "sqs",
+        "statsd",
+        "stdout",
+        "syslog",
+        "timestream",
+    }
+)
+"""Every type that a configuration may name, also those not in this version."""
+
+
+def load(name: str) -> type[Pump]:
+    """Return the class of a pump type; only now is its driver imported."""
+    try:
+        module, _, attribute = REGISTRY[name].partition(":")
+    except KeyError:
+        raise ConfigError(f"the {name} pump is not in this version") from None
+    try:
+        found = getattr(import_module(module), attribute)
+    except ImportError as exc:
+        raise ConfigError(f"the {name} pump needs {exc.name or exc}") from exc
+    return cast("type[Pump]", found)
