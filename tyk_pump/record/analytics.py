@@ -22,6 +22,9 @@ Nanoseconds = Annotated[int, Meta(ge=0, le=999_999_999)]
 Time = tuple[Int, Nanoseconds]
 """Unix seconds and nanoseconds: no Python type keeps the instant in full."""
 
+Scalar = str | int | float | bool | None
+"""An item of a GraphQL error's path; nested ones take the tolerant way."""
+
 ZERO_TIME: Final[Time] = (-62135596800, 0)
 """0001-01-01T00:00:00Z, the value of a time that was never set."""
 
@@ -88,7 +91,7 @@ class GraphQLError(msgspec.Struct, gc=False):
     """An error in a GraphQL answer."""
 
     message: str = field(default="", name="Message")
-    path: list[Any] | None = field(default=None, name="Path")
+    path: list[Scalar] | None = field(default=None, name="Path")
 
 
 class GraphQLStats(msgspec.Struct, gc=False):
