@@ -40,9 +40,10 @@ def doc(
         extra["choices"] = tuple(choices)
     if example is not None:
         extra["example"] = example
-    return msgspec.Meta(
-        description=text, gt=gt, ge=ge, le=le, min_length=min_length, extra=extra
-    )
+    limits: dict[str, Any] = {"gt": gt, "ge": ge, "le": le, "min_length": min_length}
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    meta: msgspec.Meta = msgspec.Meta(description=text, extra=extra, **given)
+    return meta
 
 
 Seconds = Annotated[float, msgspec.Meta(extra={"seconds": True})]

@@ -1,4 +1,4 @@
-"""Options outside the pumps' own: storage, purge, log, health, and each pump's frame."""
+"""Options outside the pumps: storage, purge, log, health; and each pump's frame."""
 
 from __future__ import annotations
 

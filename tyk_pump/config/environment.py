@@ -1,0 +1,284 @@
+"""Environment names <-> options; no other file reads the environment.
+
+A name is the prefix, then each field's own name in capitals without underscores. All
+variables are tried: a bad one is a fault of its own and stops no other.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from tyk_pump.config.fields import Field, Wrong, convert, duration, fields_of, nearest
+from tyk_pump.config.options import Options, Secret
+
+PREFIX = "TYK_PMP"
+PUMPS = f"{PREFIX}_PUMPS"
+STORAGE_PREFIXES = (
+    f"{PREFIX}_ANALYTICSSTORAGECONFIG",
+    f"{PREFIX}_REDIS",
+    f"{PREFIX}_TEMPORAL_STORAGE",
+)
+"""What the names of the Redis options begin with; a later one wins."""
+
+META_PREFIXES = {
+    "mongo-pump-aggregate": "MONGOAGGREGATE",
+    "mongo-pump-selective": "MONGOSELECTIVE",
+    "mongo-graph": "MONGOGRAPH",
+    "mongo-mcp": "MONGOMCP",
+    "mongo-mcp-aggregate": "MONGOMCPAGGREGATE",
+    "sql_aggregate": "SQLAGGREGATE",
+    "sql-graph": "GRAPH_SQL",
+    "sql-graph-aggregate": "SQLGRAPHAGGREGATE",
+    "sql-mcp": "MCP_SQL",
+    "sql-mcp-aggregate": "SQLMCPAGGREGATE",
+}
+"""Types whose variables are not named as the type in capitals."""
+
+UPTIME = f"{PREFIX}_UPTIMEPUMPCONFIG_"
+_UPTIME_KEYS = (
+    "uptime_type",
+    "mongo_url",
+    "mongo_use_ssl",
+    "mongo_ssl_insecure_skip_verify",
+    "mongo_ssl_allow_invalid_hostnames",
+    "mongo_ssl_ca_file",
+    "mongo_ssl_pem_keyfile",
+    "omit_index_creation",
+    "mongo_session_consistency",
+    "mongo_driver_type",
+    "mongo_direct_connection",
+    "collection_name",
+    "max_insert_batch_size_bytes",
+    "max_document_size_bytes",
+    "collection_cap_max_size_bytes",
+    "collection_cap_enable",
+    "type",
+    "connection_string",
+    "table_sharding",
+    "log_level",
+    "batch_size",
+    "migrate_sharded_tables",
+)
+_UPTIME_NAMES = {key.replace("_", "").upper(): key for key in _UPTIME_KEYS}
+
+Report = Callable[[str], None]
+
+
+class Variables:
+    """The variables that are meant for us, and which of them anybody asked for."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._values: dict[str, str] = {}
+        self._written: dict[str, str] = {}
+        self._asked: set[str] = set()
+        for name in sorted(environ, key=lambda name: name == name.upper()):
+            # Pump names may be in small letters; written both ways, capitals win.
+            known = name.upper() if name.startswith(f"{PUMPS}_") else name
+            if name.startswith(PREFIX):
+                self._values[known] = environ[name]
+                self._written[known] = name
+
+    def get(self, name: str) -> str | None:
+        """Return a variable's value, if it is set, and remember that it is known."""
+        self._asked.add(name)
+        if name in self._values:
+            return self._values[name]
+        return self._environ.get(name)
+
+    def peek(self, name: str) -> str:
+        """Return a variable's value without taking it as known."""
+        return self._values.get(name, "")
+
+    def written(self, name: str) -> str:
+        """Return the name as the operator wrote it."""
+        return self._written.get(name, name)
+
+    def starting(self, prefix: str) -> list[str]:
+        """Return the names that are set and start so, in order."""
+        return sorted(name for name in self._values if name.startswith(prefix))
+
+    def ignore(self, prefix: str) -> None:
+        """Take all names that start so as known."""
+        self._asked.update(self.starting(prefix))
+
+    def unknown(self) -> Iterator[str]:
+        """Yield a warning for each variable of ours that nothing reads."""
+        for name in self.starting(f"{PREFIX}_"):
+            if name not in self._asked:
+                hint = nearest(name, sorted(self._asked))
+                yield f"{self.written(name)}: unknown variable{hint}"
+
+
+def overlay(
+    options: type[Options],
+    values: dict[str, Any],
+    prefix: str,
+    variables: Variables,
+    fault: Report,
+    *,
+    references: bool = True,
+    skip: Collection[str] = (),
+) -> None:
+    """Lay the variables that start with the prefix over an options' values."""
+    for field in fields_of(options):
+        name = f"{prefix}_{field.env}"
+        nested = field.nested()
+        if field.name in skip:
+            continue
+        if nested is not None:
+            inner = values.setdefault(field.name, {})
+            overlay(nested, inner, name, variables, fault, references=references)
+            continue
+        text = variables.get(name)
+        if text is None:
+            continue
+        written = variables.written(name)
+        if references and is_reference(text):
+            fault(f"{written}: {NO_REFERENCES}")
+            continue
+        try:
+            values[field.name] = convert(field, parse(field, text))
+        except Wrong as exc:
+            fault(f"{written}: {exc}")
+
+
+NO_REFERENCES = "references to stores of secrets are not in this version"
+
+
+def is_reference(text: str) -> bool:
+    """Whether a text refers to a store of secrets."""
+    return "kv://" in text or "$kv{" in text
+
+
+def parse(field: Field, text: str) -> Any:
+    """Return what a variable's text says, for `convert` to judge."""
+    origin, args = typing.get_origin(field.base), typing.get_args(field.base)
+    if origin is list and args[0] in _SCALARS:
+        if not text.strip():
+            return []
+        # Not trimmed: the reference does not, and a space may be meant.
+        return [_SCALARS[args[0]](item) for item in text.split(",")]
+    if origin is dict and args[1] is str:
+        return _addresses(text) if field.name == "hosts" else _pairs(text)
+    if field.seconds:
+        return _seconds(text)
+    if field.base in _SCALARS:
+        return _SCALARS[field.base](text)
+    raise Wrong("this option can only be set in the file")
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _bool(text: str) -> bool:
+    if text in ("1", "t", "T", "TRUE", "true", "True"):
+        return True
+    if text in ("0", "f", "F", "FALSE", "false", "False"):
+        return False
+    raise Wrong(f"expected true or false, got {text!r}")
+
+
+def _int(text: str) -> int:
+    """Read a whole number as Go does: 0x10, 0b11, 0o7, 1_000, and 010 is eight."""
+    octal = re.fullmatch(r"([+-]?)0_?([0-7](?:_?[0-7])*)", text, re.ASCII)
+    try:
+        if octal:
+            number = int("".join(octal.groups()), 8)
+        elif text != text.strip() or not text.isascii():
+            raise ValueError
+        else:
+            number = int(text, 0)
+    except ValueError:
+        raise Wrong(f"expected a whole number, got {text!r}") from None
+    if not -(2**63) <= number < 2**63:
+        raise Wrong(f"{text} is out of range")
+    return number
+
+
+def _float(text: str) -> float:
+    try:
+        if text != text.strip() or "_" in text or not text.isascii():
+            raise ValueError
+        return float(text)
+    except ValueError:
+        raise Wrong(f"expected a number, got {text!r}") from None
+
+
+def _seconds(text: str) -> float:
+    """Whole numbers first: these were whole in the reference, with 010 for eight."""
+    for reader in (_int, _float, duration):
+        try:
+            return float(reader(text))
+        except Wrong:
+            continue
+    raise Wrong(f"expected a number of seconds, got {text!r}")
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for item in text.split(",") if text.strip() else ():
+        if item.count(":") != 1:
+            raise Wrong(f"expected key:value pairs, got {item!r}")
+        key, _, value = item.partition(":")
+        pairs[key] = value
+    return pairs
+
+
+def _addresses(text: str) -> dict[str, str]:
+    """Read host:port pairs; an item without a colon says nothing."""
+    pairs = (item.rpartition(":") for item in text.split(","))
+    return {host: port for host, colon, port in pairs if colon}
+
+
+_SCALARS: dict[Any, Callable[[str], Any]] = {
+    bool: _bool,
+    int: _int,
+    float: _float,
+    str: _text,
+    Secret: _text,
+}
+
+
+def uptime(variables: Variables, values: dict[str, Any]) -> None:
+    """Lay the variables of the uptime pump over its options, as plain texts."""
+    for name in variables.starting(UPTIME):
+        suffix = name.removeprefix(UPTIME)
+        key = _UPTIME_NAMES.get(suffix, suffix.lower())
+        values[key] = variables.get(name)
+
+
+def meta_prefix(kind: str) -> str:
+    """Return what the variables of a type's own options begin with."""
+    return f"{PUMPS}_{META_PREFIXES.get(kind, kind.upper())}_META"
+
+
+def pump_names(
+    variables: Variables, in_file: Collection[str], types: Collection[str]
+) -> dict[str, list[str]]:
+    """Return each pump that variables speak of, with these variables.
+
+    Names and types that are known are tried longest first, so that SQL_AGGREGATE is
+    not taken for SQL; of other names only what stands before the first underscore.
+    """
+    known = {*in_file, *(kind.upper() for kind in types), *META_PREFIXES.values()}
+    for name in variables.starting(f"{PUMPS}_"):
+        owner = name.removeprefix(f"{PUMPS}_").removesuffix("_TYPE")
+        value = variables.peek(name)
+        # A new name is known, underscores and all, once its TYPE is a known type.
+        typed = name.endswith("_TYPE") and value.lower() in types
+        if typed and not re.search(r"_META(_|$)", owner):
+            known.add(owner)
+    longest = sorted(known, key=len, reverse=True)
+    found: dict[str, list[str]] = {}
+    for name in variables.starting(f"{PUMPS}_"):
+        rest = name.removeprefix(f"{PUMPS}_")
+        fits = (one for one in longest if rest == one or rest.startswith(f"{one}_"))
+        owner = next(fits, rest.partition("_")[0])
+        if owner:
+            found.setdefault(owner, []).append(name)
+    return found

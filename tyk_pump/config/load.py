@@ -1,0 +1,498 @@
+"""The file, then the environment -> typed options, before any process starts.
+
+Nothing here raises for what the operator wrote: every fault is gathered with its
+place, so that one look shows them all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tyk_pump import pumps
+from tyk_pump.config import environment
+from tyk_pump.config.environment import NO_REFERENCES, Variables, is_reference
+from tyk_pump.config.fields import (
+    REQUIRED,
+    Wrong,
+    convert,
+    fields_of,
+    keys_of,
+    nearest,
+)
+from tyk_pump.config.options import Options
+from tyk_pump.config.root import PumpConfig, PumpFrame, RootOptions
+from tyk_pump.errors import ConfigError
+from tyk_pump.record import analytics
+
+Report = Callable[[str], None]
+
+
+class Config(msgspec.Struct, kw_only=True):
+    """What the operator wrote, read once and complete."""
+
+    root: RootOptions
+    pumps: list[PumpConfig]
+    warnings: list[str] = []
+    faults: list[str] = []
+    """What is wrong outside the pumps; a pump's own faults are in its `fault`."""
+    skipped: list[str] = []
+    """Pumps of which not even the type is known; they are not in `pumps`."""
+    path: str = ""
+    demo_org: str = ""
+    """Organisation of TYK_PMP_BUILDDEMODATA; made-up records are wanted."""
+    instrumentation: bool = False
+
+    def every_fault(self) -> list[str]:
+        """Return all that `check` refuses: faults, of pumps too, and skipped pumps."""
+        own = [line for pump in self.pumps for line in pump.fault.splitlines()]
+        return [*self.faults, *self.skipped, *own]
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that remembers which keys were written twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.twice: list[str] = []
+        seen: dict[str, str] = {}
+        for key, _ in pairs:
+            if key.lower() in seen:
+                self.twice.append(key)
+                # Spelt in another case it is the same key, and the last counts.
+                if seen[key.lower()] != key:
+                    self.pop(seen[key.lower()], None)
+            seen[key.lower()] = key
+
+
+class _Loader:
+    """One reading: gathers faults and warnings on the way."""
+
+    def __init__(self, variables: Variables) -> None:
+        self.variables = variables
+        self.faults: list[str] = []
+        self.warnings: list[str] = []
+        self.skipped: list[str] = []
+
+    # The file
+
+    def read_file(self, path: str | None) -> dict[str, Any]:
+        """Return the file's object; an empty one where it cannot be read."""
+        omit = self.variables.get("TYK_PMP_OMITCONFIGFILE") or ""
+        if path is None or omit.lower() == "true":
+            return {}
+        try:
+            text = Path(path).read_bytes().decode("utf-8", "replace")
+        except OSError as exc:
+            self.faults.append(f"{path}: cannot be read: {exc.strerror}")
+            return {}
+        try:
+            return _parsed(text)
+        except Wrong as exc:
+            self.faults.append(f"{path}: {exc}")
+            return {}
+
+    def read(
+        self,
+        options: type[Options],
+        raw: Any,
+        place: str,
+        fault: Report,
+        skip: tuple[str, ...] = (),
+    ) -> dict[str, Any]:
+        """Return attribute -> value of what fits; report the rest."""
+        values: dict[str, Any] = {}
+        if raw is None:
+            return values
+        if not isinstance(raw, dict):
+            fault(f"{place or 'the file'}: expected an object, got {_kind(raw)}")
+            return values
+        self.note_twice(raw, place)
+        known = keys_of(options)
+        for key, value in raw.items():
+            where = f"{place}.{key}" if place else key
+            field = known.get(key.lower())
+            if key.lower() in skip:
+                continue
+            if field is None:
+                hint = nearest(key, [*known, *skip])
+                self.warnings.append(f"{where}: unknown option{hint}")
+                continue
+            # null leaves the default, as an absent key does.
+            if value is None:
+                continue
+            nested, items = field.nested(), field.items()
+            if nested is not None:
+                values[field.name] = self.read(nested, value, where, fault)
+                continue
+            found = list(references(value, where))
+            if found and field.base != dict[str, Any]:
+                for line in found:
+                    fault(f"{line}: {NO_REFERENCES}")
+                continue
+            if items is not None:
+                self.read_items(items, field.name, value, where, fault, values)
+                continue
+            try:
+                values[field.name] = convert(field, value)
+            except Wrong as exc:
+                fault(f"{where}{exc.where}: {exc}")
+        return values
+
+    def read_items(
+        self,
+        items: tuple[type[Any], type[Options]],
+        name: str,
+        value: Any,
+        where: str,
+        fault: Report,
+        values: dict[str, Any],
+    ) -> None:
+        """Read a list or an object of options."""
+        origin, options = items
+        if not isinstance(value, origin):
+            fault(f"{where}: expected {origin.__name__}, got {_kind(value)}")
+        elif origin is list:
+            values[name] = [
+                self.build(options, self.read(options, item, at, fault), at, fault)
+                for item, at in ((v, f"{where}[{i}]") for i, v in enumerate(value))
+            ]
+        else:
+            values[name] = {
+                key: self.build(options, self.read(options, item, at, fault), at, fault)
+                for key, item, at in ((k, v, f"{where}.{k}") for k, v in value.items())
+            }
+
+    def note_twice(self, raw: dict[str, Any], place: str) -> None:
+        """Warn of keys that were written twice."""
+        for key in getattr(raw, "twice", ()):
+            where = f"{place}.{key}" if place else key
+            self.warnings.append(f"{where}: written twice, the last one counts")
+
+    # Values to options
+
+    def build(
+        self, options: type[Options], values: dict[str, Any], place: str, fault: Report
+    ) -> Any:
+        """Return the options, or None where a required one is missing."""
+        made: dict[str, Any] = {}
+        missing = False
+        for field in fields_of(options):
+            where = f"{place}.{field.key}" if place else field.key
+            nested = field.nested()
+            if nested is not None and field.name in values:
+                inner = self.build(nested, values[field.name], where, fault)
+                if inner is not None:
+                    made[field.name] = inner
+                else:
+                    missing = True
+            elif field.name in values:
+                made[field.name] = values[field.name]
+            elif field.default is REQUIRED:
+                fault(f"{where}: missing")
+                missing = True
+        if missing:
+            return None
+        try:
+            result = options(**made)
+        except (ValueError, TypeError) as exc:
+            fault(f"{place or options.__name__}: {exc}")
+            return None
+        for key, reason in result.faults():
+            fault(f"{place}.{key}: {reason}" if place else f"{key}: {reason}")
+        return result
+
+    def root(self, raw: dict[str, Any]) -> RootOptions:
+        """Return the options outside the pumps."""
+        fault = self.faults.append
+        level = (self.variables.get("TYK_LOGLEVEL") or "").lower()
+        # Once this variable says the level, nobody looks at the other places.
+        skip = ("pumps", "log_level") if level else ("pumps",)
+        values = self.read(RootOptions, raw, "", fault, skip)
+        storage = values.setdefault("analytics_storage_config", {})
+        environment.overlay(
+            RootOptions,
+            values,
+            environment.PREFIX,
+            self.variables,
+            fault,
+            skip=("analytics_storage_config", "uptime_pump_config", "kv", *skip),
+        )
+        kind = type(RootOptions().analytics_storage_config)
+        for prefix in environment.STORAGE_PREFIXES:
+            # References are never looked up in the two later forms.
+            first = prefix == environment.STORAGE_PREFIXES[0]
+            environment.overlay(
+                kind, storage, prefix, self.variables, fault, references=first
+            )
+        environment.uptime(self.variables, values.setdefault("uptime_pump_config", {}))
+        if level:
+            self.variables.get("TYK_PMP_LOGLEVEL")
+            known = ("error", "warn", "debug")
+            values["log_level"] = level if level in known else "info"
+        if layout := self.variables.get("TYK_LOGFORMAT"):
+            values["log_format"] = layout
+        self.warn_of_root(values)
+        root = self.build(RootOptions, values, "", fault)
+        return root if isinstance(root, RootOptions) else RootOptions()
+
+    def warn_of_root(self, values: dict[str, Any]) -> None:
+        """Say which root options do less than their names promise."""
+        for key in ("raw_request_decoded", "raw_response_decoded"):
+            if values.get(key):
+                self.warnings.append(
+                    f"{key}: deprecated and without effect; set it on each pump"
+                )
+        if values.get("purge_chunk") == -1:
+            self.warnings.append("purge_chunk: -1 means 0, no limit")
+        if (self.variables.get("TYK_PMP_KV_STORES") or "").strip() or values.get("kv"):
+            self.warnings.append("kv: stores of secrets are not in this version")
+
+    # The pumps
+
+    def pumps(self, raw: Any) -> list[PumpConfig]:
+        """Return the pumps of the file and of the environment."""
+        in_file = self.file_pumps(raw)
+        types = pumps.KNOWN_TYPES
+        if self.variables.get(environment.PUMPS) is not None:
+            self.warnings.append(
+                f"{environment.PUMPS}: ignored; set variables of single pumps"
+            )
+        in_env = environment.pump_names(self.variables, in_file, types)
+        prefixes = set(environment.META_PREFIXES.values())
+        names = [*in_file, *(name for name in sorted(in_env) if name not in in_file)]
+        found = []
+        for name in names:
+            written, body = in_file.get(name, (name.lower(), {}))
+            variables = in_env.get(name, [])
+            if name not in in_file and name in prefixes:
+                # Options for all pumps of a type, and no pump of its own.
+                self.forget(variables)
+                continue
+            pump = self.pump(name, written, body, bool(variables), name in in_file)
+            if pump is None:
+                self.forget(variables)
+            else:
+                found.append(pump)
+        return found
+
+    def forget(self, variables: list[str]) -> None:
+        """Take variables as known of which enough has been said."""
+        for name in variables:
+            self.variables.get(name)
+
+    def file_pumps(self, raw: Any) -> dict[str, tuple[str, Any]]:
+        """Return upper-case name -> name as written and body."""
+        if raw is None:
+            return {}
+        if not isinstance(raw, dict):
+            self.faults.append(f"pumps: expected an object, got {_kind(raw)}")
+            return {}
+        self.note_twice(raw, "pumps")
+        return {name.upper(): (name, body) for name, body in raw.items()}
+
+    def pump(
+        self, name: str, written: str, body: Any, by_env: bool, in_file: bool
+    ) -> PumpConfig | None:
+        """Return one pump, with its faults, or None where it has no known type."""
+        faults: list[str] = []
+        place = f"pumps.{written}"
+        prefix = f"{environment.PUMPS}_{name}"
+        frame = self.read(PumpFrame, body, place, faults.append)
+        in_body = str(frame.pop("type", "")).lower()
+        kind, by_env = self.type_of(name, in_body, by_env, in_file)
+        if kind is None:
+            return None
+        if kind not in pumps.KNOWN_TYPES:
+            hint = nearest(kind, sorted(pumps.KNOWN_TYPES))
+            self.skipped.append(f"{place}: unknown pump type {kind!r}{hint}")
+            return None
+        if by_env:
+            environment.overlay(
+                PumpFrame,
+                frame,
+                prefix,
+                self.variables,
+                faults.append,
+                skip=("type", "meta"),
+            )
+            if self.variables.get(f"{prefix}_META") is not None:
+                self.warnings.append(f"{prefix}_META: ignored; set single options")
+        meta = frame.pop("meta", {})
+        raw_meta = _member(body, "meta")
+        if isinstance(raw_meta, dict):
+            meta = raw_meta
+        built = self.build(PumpFrame, frame, place, faults.append) or PumpFrame()
+        self.warn_of_fields(built, place)
+        own = f"{prefix}_META" if by_env else ""
+        meta, options = self.meta(kind, meta, f"{place}.meta", own, faults)
+        common = {
+            field.name: getattr(built, field.name)
+            for field in fields_of(PumpFrame)
+            if field.name not in ("type", "name", "meta")
+        }
+        return PumpConfig(
+            name=name,
+            type=kind,
+            meta=meta,
+            options=None if faults else options,
+            fault="\n".join(faults),
+            **common,
+        )
+
+    def type_of(
+        self, name: str, in_body: str, by_env: bool, in_file: bool
+    ) -> tuple[str | None, bool]:
+        """Return the pump's type and whether its variables count."""
+        variable = f"{environment.PUMPS}_{name}_TYPE"
+        in_env = (self.variables.get(variable) or "").lower()
+        if by_env and name.lower() in pumps.KNOWN_TYPES:
+            for other in (in_env, in_body):
+                if other not in ("", name.lower()):
+                    self.warnings.append(
+                        f"pumps.{name.lower()}: type {other!r} is ignored, the name "
+                        "is a type and variables are set for it"
+                    )
+            return name.lower(), True
+        if by_env and in_env:
+            return in_env, True
+        if by_env and not in_body:
+            self.warnings.append(
+                f"{environment.PUMPS}_{name}_...: ignored, {variable} is not set"
+            )
+            return (name.lower(), False) if in_file else (None, False)
+        return in_body or name.lower(), by_env
+
+    def meta(
+        self, kind: str, raw: dict[str, Any], place: str, own: str, faults: list[str]
+    ) -> tuple[dict[str, Any], Any]:
+        """Return a pump's own options, as written and typed."""
+        lowered = {key.lower(): value for key, value in raw.items()}
+        in_file = lowered.get("meta_env_prefix")
+        shared = environment.meta_prefix(kind)
+        prefix = own or (in_file if isinstance(in_file, str) else "") or shared
+        if kind not in pumps.REGISTRY:
+            self.variables.ignore(f"{prefix}_")
+            self.variables.ignore(f"{shared}_")
+            faults.append(f"{place[:-5]}: the {kind} pump is not in this version")
+            return lowered, None
+        try:
+            options_type: type[Options] = pumps.load(kind).options_type
+        except (ConfigError, ImportError) as exc:
+            faults.append(f"{place[:-5]}: {exc}")
+            return lowered, None
+        skip = ("meta_env_prefix",)
+        values = self.read(options_type, raw, place, faults.append, skip)
+        environment.overlay(options_type, values, prefix, self.variables, faults.append)
+        options = self.build(options_type, values, place, faults.append)
+        return {**_normalised(options_type, raw), **values}, options
+
+    def warn_of_fields(self, frame: PumpFrame, place: str) -> None:
+        """Warn once of names in ignore_fields that no record has."""
+        for name in frame.ignore_fields:
+            # `-` is how the reference names the field without a JSON name.
+            if name != "-" and name not in analytics.JSON_NAMES:
+                hint = nearest(name, analytics.JSON_NAMES)
+                self.warnings.append(
+                    f"{place}.ignore_fields: records have no field {name!r}{hint}"
+                )
+
+
+def load(path: str | None, environ: Mapping[str, str]) -> Config:
+    """Read the file, if any, and the environment."""
+    variables = Variables(environ)
+    loader = _Loader(variables)
+    raw = loader.read_file(path)
+    root = loader.root(raw)
+    found = loader.pumps(_member(raw, "pumps"))
+    if not found:
+        loader.faults.append("No pumps configured")
+    legacy = {name.split("_")[1] for name in environ if _LEGACY.match(name)}
+    for group in sorted(legacy):
+        loader.warnings.append(f"PMP_{group}_...: its pump is not in this version")
+    variables.ignore("TYK_PMP_PUMPS_KAFKA_META_TIMEOUT")
+    demo = variables.get("TYK_PMP_BUILDDEMODATA") or ""
+    loader.warnings.extend(variables.unknown())
+    return Config(
+        root=root,
+        pumps=found,
+        warnings=loader.warnings,
+        faults=loader.faults,
+        skipped=loader.skipped,
+        path=path or "",
+        demo_org=demo,
+        instrumentation=variables.get("TYK_INSTRUMENTATION") == "1",
+    )
+
+
+_LEGACY = re.compile(r"PMP_(MONGO|MONGOAGG|MONGOSEL)_")
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    if not text.strip():
+        raise Wrong("the file is empty")
+    try:
+        raw = json.loads(
+            text, object_pairs_hook=_Object, parse_constant=_refuse_constant
+        )
+    except json.JSONDecodeError as exc:
+        if text.startswith("\ufeff"):
+            raise Wrong("begins with a byte order mark; save it without") from exc
+        place = f"line {exc.lineno} column {exc.colno}"
+        raise Wrong(f"is no JSON: {exc.msg} at {place}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise Wrong(f"is no JSON: {exc}") from exc
+    if not isinstance(raw, dict):
+        raise Wrong(f"expected an object, got {_kind(raw)}")
+    return raw
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _member(raw: Any, key: str) -> Any:
+    """Return the value under a key in any case."""
+    if not isinstance(raw, dict):
+        return None
+    return next((value for name, value in raw.items() if name.lower() == key), None)
+
+
+def _normalised(options: type[Options], raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the object with known keys spelt as they are documented."""
+    known = keys_of(options)
+    return {
+        known[key.lower()].key if key.lower() in known else key.lower(): value
+        for key, value in raw.items()
+    }
+
+
+def references(value: Any, place: str) -> Iterator[str]:
+    """Yield the place of every reference to a store of secrets."""
+    if isinstance(value, str) and is_reference(value):
+        yield place
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from references(item, f"{place}.{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from references(item, f"{place}[{index}]")
+
+
+_KINDS = {
+    type(None): "null",
+    bool: "bool",
+    int: "int",
+    float: "float",
+    str: "str",
+    list: "array",
+}
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value), "object")
