@@ -31,10 +31,6 @@ from tyk_pump.record.analytics import (
 Codec = Literal["msgpack", "protobuf"]
 Decode = Callable[[bytes], AnalyticsRecord]
 
-# The reference takes a time as an array of two in its short form only; the fast
-# decoder does not see the difference.
-_LONG_PAIRS: Final = (b"\xdc\x00\x02", b"\xdd\x00\x00\x00\x02")
-
 
 def decoder(codec: Codec, fields: Collection[str]) -> Decode:
     """Return the decoder of some fields; it raises CodecError with the reason.
@@ -75,18 +71,27 @@ def _msgpack_decoder(wanted: frozenset[str]) -> Decode:
     record_type = _shape(wanted)
     fast = msgspec.msgpack.Decoder(record_type).decode
     shape = tolerant.shape(record_type)
-    short, long = _LONG_PAIRS
     has_time = not wanted.isdisjoint({"timestamp", "expire_at"})
 
     def decode(payload: bytes) -> AnalyticsRecord:
-        if not (has_time and (short in payload or long in payload)):
-            try:
-                return fast(payload)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                pass  # The tolerant reader decides.
-        return tolerant.read(payload, shape)  # type: ignore[no-any-return]
+        # To look for one byte costs next to nothing, for two a third of the decoding.
+        if has_time and (0xDC in payload or 0xDD in payload) and _long_pair(payload):
+            return tolerant.read(payload, shape)  # type: ignore[no-any-return]
+        try:
+            return fast(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return tolerant.read(payload, shape)  # type: ignore[no-any-return]
 
     return decode
+
+
+def _long_pair(payload: bytes) -> bool:
+    """Whether the payload may hold an array of two whose header is long.
+
+    The reference takes a time as an array with a short header only; the fast decoder
+    does not see the difference.
+    """
+    return b"\xdc\x00\x02" in payload or b"\xdd\x00\x00\x00\x02" in payload
 
 
 @functools.lru_cache(maxsize=64)

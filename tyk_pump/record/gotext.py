@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Any, Final
 
 from tyk_pump.record.analytics import AnalyticsRecord, Geo, GraphQLStats
@@ -83,14 +84,14 @@ def float_text(number: float) -> str:
         return "NaN"
     if math.isinf(number):
         return "+Inf" if number > 0 else "-Inf"
-    mantissa, _, exponent = repr(number).partition("e")
-    mantissa = mantissa.removesuffix(".0")
-    if not exponent:
-        return mantissa
-    if abs(number) < 1e21 and number == int(number):
-        whole, _, fraction = mantissa.partition(".")
-        return whole + fraction.ljust(int(exponent), "0")
-    return f"{mantissa}e{exponent}"
+    if number == 0 or 1e-4 <= abs(number) < 1e6:
+        return repr(number).removesuffix(".0")
+    # The shortest digits that read back as the number, with an exponent.
+    sign, digits, exponent = Decimal(repr(number)).as_tuple()
+    exponent = int(exponent) + len(digits) - 1
+    shown = "".join(map(str, digits)).rstrip("0")
+    mantissa = f"{shown[0]}.{shown[1:]}".removesuffix(".")
+    return f"{'-' * sign}{mantissa}e{exponent:+03d}"
 
 
 def _geo(geo: Geo) -> str:

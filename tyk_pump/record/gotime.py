@@ -81,10 +81,14 @@ def go_text(time: Time, zone: str = "") -> str:
     if time is BLANK_TIME:
         zone = "UTC"
     seconds, nanoseconds = time
-    minute, second = divmod(seconds, 60)
-    known = _TEXTS.get((zone, minute))
+    known = _TEXTS.get((zone, seconds // 60))
     if known is not None:
-        return known[0] + _TWO[second] + _fraction(nanoseconds) + known[1]
+        head, tail = known
+        if not nanoseconds:
+            return head + _TWO[seconds % 60] + tail
+        # Half the time of an f-string with the same format.
+        fraction = (".%09d" % nanoseconds).rstrip("0")  # noqa: UP031
+        return f"{head}{_TWO[seconds % 60]}{fraction}{tail}"
     head, tail = _go_parts(seconds, zone)
     return head + _fraction(nanoseconds) + tail
 
@@ -94,10 +98,13 @@ def rfc3339(time: Time, zone: str = "") -> str:
     if time is BLANK_TIME:
         zone = "UTC"
     seconds, nanoseconds = time
-    minute, second = divmod(seconds, 60)
-    known = _STAMPS.get((zone, minute))
+    known = _STAMPS.get((zone, seconds // 60))
     if known is not None:
-        return known[0] + _TWO[second] + _fraction(nanoseconds) + known[1]
+        head, tail = known
+        if not nanoseconds:
+            return head + _TWO[seconds % 60] + tail
+        fraction = (".%09d" % nanoseconds).rstrip("0")  # noqa: UP031
+        return f"{head}{_TWO[seconds % 60]}{fraction}{tail}"
     head, tail = _rfc_parts(seconds, zone)
     return head + _fraction(nanoseconds) + tail
 
@@ -161,7 +168,7 @@ def _offset(offset: int) -> tuple[str, str, str]:
 
 
 def _fraction(nanoseconds: int) -> str:
-    return f".{nanoseconds:09d}".rstrip("0") if nanoseconds else ""
+    return (".%09d" % nanoseconds).rstrip("0") if nanoseconds else ""  # noqa: UP031
 
 
 def known_zone(name: str) -> str:

@@ -139,10 +139,15 @@ def encode(record: AnalyticsRecord) -> bytes:
 
 
 def _escaped(written: bytes) -> bytes:
-    # These stand in texts only, so the whole body can be searched.
-    written = written.replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
-    written = written.replace(b"&", b"\\u0026")
-    if b"\xe2\x80" in written:
+    # These stand in texts only, so the whole body can be searched; for one byte that
+    # takes a few nanoseconds, for two a thousand.
+    if 0x3C in written:
+        written = written.replace(b"<", b"\\u003c")
+    if 0x3E in written:
+        written = written.replace(b">", b"\\u003e")
+    if 0x26 in written:
+        written = written.replace(b"&", b"\\u0026")
+    if 0xE2 in written:
         written = written.replace(b"\xe2\x80\xa8", b"\\u2028")
         written = written.replace(b"\xe2\x80\xa9", b"\\u2029")
     return written
