@@ -15,9 +15,12 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tyk_pump.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tyk_pump.config.root import RootOptions
 
 FORMATS: Final = ("text", "json", "legacy")
 LEVELS: Final = {
@@ -83,6 +86,23 @@ def parse_level(text: str) -> int:
         raise ConfigError(f"log_level: {text!r} is none of {known}") from None
 
 
+def chosen_format(root: RootOptions, environ: Mapping[str, str]) -> str:
+    """Return the format that the environment or the configuration names."""
+    chosen = environ.get("TYK_LOGFORMAT") or root.log_format
+    return chosen if chosen in FORMATS else "text"
+
+
+def chosen_level(root: RootOptions, environ: Mapping[str, str]) -> str:
+    """Return the level that the environment or the configuration names.
+
+    A word that is none of ours is a fault in the file, but means `info` in the
+    environment: so the reference does.
+    """
+    if variable := environ.get("TYK_LOGLEVEL"):
+        return variable.lower() if variable.lower() in LEVELS else "info"
+    return root.log_level.lower()
+
+
 def setup(format: str = "text", level: str = "") -> None:
     """Send this process's log lines to standard error in `format`."""
     global current_format
@@ -117,6 +137,21 @@ def hide(values: Iterable[str]) -> None:
     """Mask these secrets in every later line."""
     # Masking a very short value would garble every line and hide nothing.
     _hidden.update(value for value in values if len(value) >= 4)
+
+
+def hide_secrets(options: Any) -> None:
+    """Mask all that is a Secret in these options, lists and mappings included."""
+    if hasattr(options, "reveal"):
+        hide([options.reveal()])
+    elif isinstance(options, Mapping):
+        for value in options.values():
+            hide_secrets(value)
+    elif isinstance(options, (list, tuple)):
+        for value in options:
+            hide_secrets(value)
+    else:
+        for name in getattr(options, "__struct_fields__", ()):
+            hide_secrets(getattr(options, name))
 
 
 def masked(text: str) -> str:
