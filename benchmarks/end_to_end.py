@@ -1,0 +1,177 @@
+"""The whole way: a real server, the real command, golden traffic.
+
+The command is started first and left until it is idle, so that start-up is not
+counted. Then the records appear at once in the gateway's list, by one RENAME, and
+the time runs until Redis holds neither the list nor a claim: trimmed means settled
+by every pump.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from benchmarks import processes
+from benchmarks.yardstick import timed, unpack
+from tyk_pump.cli.embedded import EmbeddedServer, free_port
+
+LIST = "analytics-tyk-system-analytics"
+STAGED = "benchmark-staged"
+CHUNK = 2000
+START_SECONDS = 30.0
+
+
+@dataclass
+class Run:
+    """What one run took."""
+
+    pumps: list[str]
+    records: int
+    seconds: float
+    cpu_seconds: float
+    yardstick: float
+    """Microseconds of Y per record, measured around the run."""
+    peaks: list[tuple[str, int]] = field(default_factory=list)
+    """Name of each process of the pump, and its peak memory in KiB."""
+
+    @property
+    def rate(self) -> float:
+        """Return records per second."""
+        return self.records / self.seconds
+
+    @property
+    def micros(self) -> float:
+        """Return microseconds of processor time per record, all processes together."""
+        return 1e6 * self.cpu_seconds / self.records
+
+    @property
+    def ratio(self) -> float:
+        """Return the processor time per record as a multiple of Y."""
+        return self.micros / self.yardstick
+
+
+SECTIONS: dict[str, Any] = {
+    "dummy": {"type": "dummy"},
+    "csv": {"type": "csv"},
+    "stdout": {"type": "stdout", "meta": {"format": "json"}},
+}
+
+
+def measure(
+    raws: Sequence[bytes], names: Sequence[str], records: int, binary: str | None
+) -> Run:
+    """Drain that many records through these pumps, and return what it took."""
+    with tempfile.TemporaryDirectory(prefix="tyk-pump-bench-") as name:
+        folder = Path(name)
+        with EmbeddedServer(folder, binary) as server, server.client() as client:
+            config, port = configure(folder, server.port, names)
+            with start(config, folder) as pump:
+                try:
+                    wait_until_ready(pump, port, folder)
+                    return drain(client, pump, raws, list(names), records)
+                finally:
+                    pump.send_signal(signal.SIGTERM)
+
+
+def configure(folder: Path, port: int, names: Sequence[str]) -> tuple[Path, int]:
+    """Write the configuration; return its path and the HTTP port."""
+    sections = {name: dict(SECTIONS[name]) for name in names}
+    if "csv" in sections:
+        sections["csv"]["meta"] = {"csv_dir": str(folder / "csv")}
+    http = free_port()
+    config = {
+        "analytics_storage_config": {"host": "127.0.0.1", "port": port},
+        "purge_delay": 0.2,
+        "health_check_endpoint_port": http,
+        "state_dir": str(folder / "state"),
+        "dont_purge_uptime_data": True,
+        "pumps": sections,
+    }
+    path = folder / "pump.conf"
+    path.write_text(json.dumps(config))
+    return path, http
+
+
+def start(config: Path, folder: Path) -> subprocess.Popen[bytes]:
+    """Start the command; its records go nowhere, its log to a file."""
+    command = [sys.executable, "-m", "tyk_pump", "start", "--conf", str(config)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TYK_")}
+    with (folder / "pump.log").open("wb") as log:
+        return subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=log, env=environment
+        )
+
+
+def wait_until_ready(pump: subprocess.Popen[bytes], port: int, folder: Path) -> None:
+    """Return when /ready says so and the start-up is over."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and pump.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=1):
+                break
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    else:
+        raise RuntimeError((folder / "pump.log").read_text())
+    time.sleep(1.0)
+
+
+def stage(client: redis.Redis, raws: Sequence[bytes], records: int) -> None:
+    """Put the records under a name that the pump does not look at."""
+    for first in range(0, records, CHUNK):
+        count = min(CHUNK, records - first)
+        client.rpush(STAGED, *(raws[(first + i) % len(raws)] for i in range(count)))
+
+
+def drain(
+    client: redis.Redis,
+    pump: subprocess.Popen[bytes],
+    raws: Sequence[bytes],
+    names: list[str],
+    records: int,
+) -> Run:
+    """Let the records appear, and wait until they are settled."""
+    stage(client, raws, records)
+    beside = [timed(lambda: unpack(raws), 20)]
+    before, began = processes.cpu(pump.pid), time.monotonic()
+    client.rename(STAGED, LIST)
+    while pending(client):
+        if pump.poll() is not None:
+            raise RuntimeError("the pump has ended")
+        time.sleep(0.02)
+    seconds = time.monotonic() - began
+    after = processes.tree(pump.pid)
+    beside.append(timed(lambda: unpack(raws), 20))
+    return Run(
+        pumps=names,
+        records=records,
+        seconds=seconds,
+        cpu_seconds=sum(each.cpu_seconds for each in after) - before,
+        yardstick=1e6 * sum(beside) / len(beside) / len(raws),
+        peaks=[(role(each, pump.pid), each.peak_kib) for each in after],
+    )
+
+
+def pending(client: redis.Redis) -> bool:
+    """Say whether the list or a claim is still there."""
+    return bool(client.exists(LIST)) or any(client.scan_iter("*claim*", count=1000))
+
+
+def role(used: processes.Usage, coordinator: int) -> str:
+    """Return what a process is in the pump."""
+    if used.pid == coordinator:
+        return "coordinator"
+    return "helper" if "resource_tracker" in used.command else "worker"

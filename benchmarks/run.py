@@ -1,0 +1,95 @@
+"""`python -m benchmarks.run`: measure, and print as multiples of the yardstick."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import shutil
+import sys
+from typing import Any
+
+from benchmarks import end_to_end, stages, yardstick
+
+WAYS = (["dummy"], ["csv"], ["stdout"], ["dummy", "csv", "stdout"])
+
+
+def main() -> int:
+    """Measure what the arguments ask for."""
+    options = arguments().parse_args()
+    raws = yardstick.golden_traffic()
+    size = sum(map(len, raws)) / len(raws)
+    results: dict[str, Any] = {"python": platform.python_version(), "bytes": size}
+    if not options.json:
+        print(f"Python {results['python']}, {size:.0f} bytes per record\n")
+    if not options.only or options.only == "stages":
+        results["stages"] = run_stages(raws, options)
+    if not options.only or options.only == "end-to-end":
+        results["end_to_end"] = run_ways(raws, options)
+    if options.json:
+        json.dump(results, sys.stdout, indent=2)
+        print()
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run", description=__doc__
+    )
+    parser.add_argument("--only", choices=("stages", "end-to-end"))
+    parser.add_argument("--rounds", type=int, default=15, help="rounds per stage")
+    parser.add_argument("--records", type=int, default=50_000, help="end to end")
+    parser.add_argument(
+        "--backlog",
+        action="store_true",
+        help="a million records at once (about 2 GB in Redis), all pumps",
+    )
+    parser.add_argument("--pumps", help="only these pumps, together: dummy,csv")
+    parser.add_argument("--server", help="path of the server to use")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def run_stages(raws: list[bytes], options: argparse.Namespace) -> list[Any]:
+    """Measure every stage."""
+    found = []
+    if not options.json:
+        print(f"{'stage':<28}{'us/record':>10}{'Y':>8}{'times Y':>9}")
+    for each in stages.measure(raws, options.rounds):
+        found.append(dataclasses.asdict(each) | {"ratio": each.ratio})
+        if not options.json:
+            line = f"{each.name:<28}{each.micros:>10.2f}{each.yardstick:>8.2f}"
+            print(f"{line}{each.ratio:>9.2f}", flush=True)
+    return found
+
+
+def run_ways(raws: list[bytes], options: argparse.Namespace) -> list[Any]:
+    """Measure the whole way for one set of pumps after the other."""
+    records = 1_000_000 if options.backlog else options.records
+    ways = [options.pumps.split(",")] if options.pumps else list(WAYS)
+    if options.backlog and not options.pumps:
+        ways = ways[-1:]
+    # The server that operators run, where there is one.
+    binary = options.server or shutil.which("redis-server")
+    found = []
+    if not options.json:
+        print(f"\n{records:,} records through the real command, {binary or 'Valkey'}")
+        print(f"{'pumps':<20}{'records/s':>10}{'us CPU':>8}{'Y':>7}{'times Y':>9}  MiB")
+    for names in ways:
+        run = end_to_end.measure(raws, names, records, binary)
+        found.append(dataclasses.asdict(run) | {"rate": run.rate, "ratio": run.ratio})
+        if not options.json:
+            peaks = ", ".join(
+                f"{role} {kib / 1024:.0f}"
+                for role, kib in run.peaks
+                if role != "helper"
+            )
+            line = f"{'+'.join(names):<20}{run.rate:>10,.0f}{run.micros:>8.1f}"
+            print(f"{line}{run.yardstick:>7.2f}{run.ratio:>9.2f}  {peaks}", flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

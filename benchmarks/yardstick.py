@@ -1,0 +1,72 @@
+"""What everything is measured against, so that numbers travel between machines.
+
+Y is the processor time of `msgpack.unpackb` into a plain dict for the same records,
+measured in turns with the thing itself in the same run: whatever slows the machine
+meanwhile slows both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import msgpack
+
+
+@dataclass
+class Measured:
+    """Microseconds of processor time per record, of the thing and of Y beside it."""
+
+    name: str
+    micros: float
+    yardstick: float
+
+    @property
+    def ratio(self) -> float:
+        """Return how many times Y the thing costs."""
+        return self.micros / self.yardstick
+
+
+def golden_traffic() -> list[bytes]:
+    """Return the realistic records that the reference was captured with."""
+    from tests.golden import loader
+
+    wires = loader.corpus("traffic").values()
+    return [wire.msgpack for wire in wires if wire.msgpack is not None]
+
+
+def unpack(raws: Sequence[bytes]) -> None:
+    """Do what Y stands for."""
+    unpackb = msgpack.unpackb
+    for raw in raws:
+        unpackb(raw)
+
+
+def timed(action: Callable[[], object], times: int) -> float:
+    """Return the processor seconds of one call."""
+    began = time.process_time_ns()
+    for _ in range(times):
+        action()
+    return (time.process_time_ns() - began) / 1e9 / times
+
+
+def compare(
+    name: str,
+    action: Callable[[], object],
+    raws: Sequence[bytes],
+    *,
+    rounds: int,
+    times: int = 5,
+) -> Measured:
+    """Measure an action on all records, and Y, in turns; the medians count."""
+    action()  # what is made once and kept is not the stage's cost
+    unpack(raws)
+    own: list[float] = []
+    beside: list[float] = []
+    for _ in range(rounds):
+        beside.append(timed(lambda: unpack(raws), times))
+        own.append(timed(action, times))
+    scale = 1e6 / len(raws)
+    return Measured(name, median(own) * scale, median(beside) * scale)
