@@ -1,0 +1,1 @@
+"""What the operator wrote, and what is made of it."""
