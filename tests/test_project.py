@@ -240,6 +240,20 @@ def test_options_named_in_pages_exist() -> None:
     assert set(re.findall(r"`(\w+)`", line)) <= known
 
 
+def test_numbers_named_in_pages_are_declared() -> None:
+    """A metric that a page tells operators to watch is one that we report."""
+    from tyk_pump import metrics
+
+    declared = {each.name for each in (*metrics.METRICS, *metrics.PUMP_METRICS)}
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"`(tyk_pump_\w+)`", page.read_text())
+    }
+    assert named
+    assert named <= declared
+
+
 def test_the_ci_run_can_be_started() -> None:
     """CI starts a file, not a shell with a file."""
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
