@@ -1,0 +1,245 @@
+"""Stdout: one line per record on standard output, as JSON or as a log line."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import logging
+import os
+import re
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, ClassVar, Final
+
+import msgspec
+
+from tyk_pump import log as app_log
+from tyk_pump.config.options import Options, doc
+from tyk_pump.errors import CodecError, RejectedRecords, TransientError
+from tyk_pump.pumps.protocol import Batch
+from tyk_pump.record import analytics, gotext
+from tyk_pump.record import json as record_json
+from tyk_pump.record.analytics import AnalyticsRecord
+
+log = logging.getLogger(__name__)
+
+STDOUT: Final = 1
+PREFIX: Final = "stdout-pump"
+_HTML: Final = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
+_LINE: Final = str.maketrans({"\n": " ", "\r": None, "\t": None})
+_SPACE: Final = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')
+
+
+class StdoutOptions(Options, frozen=True, kw_only=True):
+    """How a record is shown."""
+
+    format: Annotated[
+        str,
+        doc("`json`, exactly so, for JSON lines; anything else means `text`."),
+    ] = "text"
+    log_field_name: Annotated[str, doc("Key that holds the record.")] = (
+        "tyk-analytics-record"
+    )
+    use_legacy_payload_format: Annotated[
+        bool,
+        doc("JSON only: leave the raw request and response with their line ends."),
+    ] = False
+
+
+class StdoutPump:
+    """Print records, whatever the level of the log."""
+
+    options_type: ClassVar[type[StdoutOptions]] = StdoutOptions
+    fields: Final = analytics.ALL
+
+    def __init__(self, options: StdoutOptions) -> None:
+        self._options = options
+        self._field = options.log_field_name or "tyk-analytics-record"
+        self._torn = False
+
+    def open(self) -> None:
+        """Say so when the format is not one of ours."""
+        if self._options.format not in ("json", "text", ""):
+            log.warning(
+                "unknown format, records are printed as text",
+                extra={"reason": repr(self._options.format)},
+            )
+
+    def probe(self) -> str:
+        """See that standard output is open."""
+        try:
+            os.fstat(STDOUT)
+        except OSError as exc:
+            raise TransientError(f"standard output: {exc.strerror}") from exc
+        return "standard output is open"
+
+    def write(self, batch: Batch) -> None:
+        """Print all records that can be shown."""
+        show = self._form()
+        lines: list[bytes] = []
+        printed: list[int] = []
+        rejected: dict[int, str] = {}
+        for index, record in enumerate(batch.records):
+            try:
+                lines.append(show(record))
+                printed.append(index)
+            except CodecError as exc:
+                rejected[index] = str(exc)
+        whole, fault = self._print(lines)
+        if fault:
+            reason = f"standard output: {fault}"
+            raise TransientError(reason, pending=printed[whole:], rejected=rejected)
+        if rejected:
+            reason = "records that JSON cannot express"
+            raise RejectedRecords(reason, rejected=rejected)
+
+    def close(self) -> None:
+        """Standard output stays open: it is not ours."""
+
+    def _form(self) -> Callable[[AnalyticsRecord], bytes]:
+        """Return what makes a line of a record written now."""
+        if self._options.format == "json":
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            around = envelope(self._field, {"msg": ""}, stamp)
+            return _json_form(around, clean=not self._options.use_legacy_payload_format)
+        if app_log.current_format == "json":
+            stamp = app_log.rfc3339(time.time())
+            others = {"message": "", "prefix": PREFIX}
+            return _json_form(envelope(self._field, others, stamp), clean=False)
+        return _text_form(app_log.current_format, self._field, time.time())
+
+    def _print(self, lines: list[bytes]) -> tuple[int, str]:
+        """Print lines; return how many are out in full, and what went wrong."""
+        if not lines:
+            return 0, ""
+        data = b"".join(lines)
+        if self._torn:
+            # The last attempt ended within a line: end it before beginning anew.
+            data = b"\n" + data
+        written, fault = _write_out(data)
+        written -= self._torn
+        if written < 0:
+            return 0, fault
+        ends = itertools.accumulate(map(len, lines))
+        whole = sum(1 for end in ends if end <= written)
+        self._torn = written > sum(map(len, lines[:whole]))
+        return whole, fault
+
+
+def _json_form(
+    around: tuple[bytes, bytes], *, clean: bool
+) -> Callable[[AnalyticsRecord], bytes]:
+    head, tail = around
+
+    def show(record: AnalyticsRecord) -> bytes:
+        if clean:
+            # The record is the worker's own, and a second cleaning changes nothing.
+            record.raw_request = cleaned_payload(record.raw_request)
+            record.raw_response = cleaned_payload(record.raw_response)
+        return head + record_json.encode(record) + tail
+
+    return show
+
+
+def _text_form(
+    log_format: str, field: str, now: float
+) -> Callable[[AnalyticsRecord], bytes]:
+    def line(text: str) -> str:
+        fields = {"prefix": PREFIX, field: text}
+        return app_log.format_line(log_format, "info", "", fields, now) + "\n"
+
+    hole = '"\\x00"'
+    head, _, tail = line("\0").partition(hole)
+
+    def show(record: AnalyticsRecord) -> bytes:
+        text = gotext.encode(record)
+        if text.isprintable():
+            # Nearly always: then two characters need an escape and the quotes are sure.
+            escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+            return f'{head}"{escaped}"{tail}'.encode()
+        return line(text).encode("utf-8", "replace")
+
+    return show
+
+
+def envelope(field: str, others: dict[str, str], stamp: str) -> tuple[bytes, bytes]:
+    """Return what stands before and behind the record in a JSON line."""
+    entries = {"level": "info", "time": stamp, **others}
+    if field in entries and field != "prefix":
+        field = f"fields.{field}"
+    parts = {name: _json_text(text) for name, text in entries.items()} | {field: "\0"}
+    ordered = sorted(parts.items(), key=lambda part: part[0].encode())
+    line = ",".join(f"{_json_text(name)}:{text}" for name, text in ordered)
+    head, _, tail = f"{{{line}}}\n".partition("\0")
+    return head.encode(), tail.encode()
+
+
+def _json_text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).translate(_HTML)
+
+
+def cleaned_payload(text: str) -> str:
+    """Return a decoded request or response on one line, its JSON body compact."""
+    head, blank, body = text.partition("\r\n\r\n")
+    if blank:
+        compact = compact_json(body.encode("utf-8", "surrogateescape"))
+        if compact is not None:
+            shown = compact.decode("utf-8", "surrogateescape")
+            return f"{_one_line(head)} {shown}"
+    return _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    if "\n" in text or "\r" in text or "\t" in text:
+        return text.translate(_LINE)
+    return text
+
+
+def compact_json(body: bytes) -> bytes | None:
+    """Return JSON without the spaces between its parts, None where it is none."""
+    try:
+        return msgspec.json.format(body, indent=-1)
+    except (msgspec.DecodeError, RecursionError):
+        pass  # half a surrogate pair is refused there, and allowed here
+    if b"\\u" not in body:
+        return None
+    try:
+        json.loads(body.decode("utf-8", "replace"), parse_constant=_no_json)
+    except (ValueError, RecursionError):
+        return None
+    return _SPACE.sub(rb"\1", body)
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _write_out(data: bytes) -> tuple[int, str]:
+    """Write to standard output; return how many bytes went, and what stopped us."""
+    view, written = memoryview(data), 0
+    with _alone():
+        while written < len(data):
+            try:
+                written += os.write(STDOUT, view[written:])
+            except BlockingIOError:
+                select.select([], [STDOUT], [])
+            except OSError as exc:
+                return written, exc.strerror or str(exc)
+    return written, ""
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other stdout pumps, each in its process, from writing into our lines."""
+    try:
+        fcntl.lockf(STDOUT, fcntl.LOCK_EX)
+    except OSError:
+        yield  # this kind of output has no locks
+        return
+    try:
+        yield
+    finally:
+        fcntl.lockf(STDOUT, fcntl.LOCK_UN)

@@ -1,0 +1,1 @@
+"""How bytes reach a back end: what several pumps share, beside them."""
