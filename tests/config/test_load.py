@@ -335,3 +335,9 @@ def test_stores_of_secrets_are_warned_of(read: Read) -> None:
     config = read({"kv": {"stores": {"v": {"type": "env"}}}, "pumps": DUMMY})
     assert config.warnings == ["kv: stores of secrets are not in this version"]
     assert not config.faults
+
+
+def test_key_written_three_times(read: Read) -> None:
+    """The last of three spellings counts."""
+    config = read('{"purge_delay": 1, "Purge_Delay": 2, "purge_delay": 3}')
+    assert config.root.purge_delay == 3

@@ -329,9 +329,10 @@ def _shape(field: Field) -> dict[str, Any]:
 def _kind(base: Any) -> dict[str, Any]:
     origin, args = typing.get_origin(base), typing.get_args(base)
     if origin is list:
-        return {"type": ["array", "null"], "items": {"type": _WORDS.get(args[0])}}
+        items = {"type": _WORDS[args[0]]} if args[0] in _WORDS else {}
+        return {"type": ["array", "null"], "items": items}
     if origin is dict:
-        inner = {"type": _WORDS[args[1]]} if args[1] in _WORDS else True
+        inner = {"type": _WORDS[args[1]]} if args[1] in _WORDS else {}
         return {"type": ["object", "null"], "additionalProperties": inner}
     # null leaves an option at its default, so it is always allowed.
     return {"type": [_WORDS[base], "null"]} if base in _WORDS else {}

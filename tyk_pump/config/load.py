@@ -58,16 +58,16 @@ class _Object(dict[str, Any]):
     """A JSON object that remembers which keys were written twice."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        super().__init__(pairs)
+        super().__init__()
         self.twice: list[str] = []
-        seen: dict[str, str] = {}
-        for key, _ in pairs:
-            if key.lower() in seen:
+        spelt: dict[str, str] = {}
+        for key, value in pairs:
+            if key.lower() in spelt:
                 self.twice.append(key)
                 # Spelt in another case it is the same key, and the last counts.
-                if seen[key.lower()] != key:
-                    self.pop(seen[key.lower()], None)
-            seen[key.lower()] = key
+                del self[spelt[key.lower()]]
+            spelt[key.lower()] = key
+            self[key] = value
 
 
 class _Loader:
