@@ -1,0 +1,1 @@
+"""Tests of the record: its forms as bytes and as text."""
