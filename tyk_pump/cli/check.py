@@ -1,0 +1,147 @@
+"""`tyk-pump check`: whether this configuration would run, asked before it does."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import click
+import msgspec
+
+from tyk_pump import log as lines
+from tyk_pump import pumps
+from tyk_pump.cli.common import conf_option, json_option, print_json, read
+from tyk_pump.config.load import Config
+from tyk_pump.config.root import PumpConfig
+from tyk_pump.errors import TykPumpError
+from tyk_pump.state.folder import holder, lasts, locate
+
+Kind = Literal["ok", "remark", "warning", "fault"]
+
+_GATEWAY = (
+    "while no instance runs, the gateway's own time to live counts for what is not yet"
+    " claimed (60 s unless set): keep pauses between two runs short"
+)
+_MARKS: dict[Kind, tuple[str, str]] = {
+    "ok": ("ok", "green"),
+    "remark": ("note", "cyan"),
+    "warning": ("warn", "yellow"),
+    "fault": ("FAIL", "red"),
+}
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at."""
+
+    kind: Kind
+    about: str
+    text: str
+
+
+@click.command()
+@conf_option
+@json_option
+@click.option("--offline", is_flag=True, help="Reach neither Redis nor back ends.")
+def check(conf: str, as_json: bool, offline: bool) -> None:
+    """Check the configuration, Redis, the state folder and every back end."""
+    lines.setup("text", "error")
+    config = read(conf)
+    lines.hide_secrets([config.root, *(pump.options for pump in config.pumps)])
+    found: list[Finding] = []
+    for finding in findings(config, conf, offline):
+        finding = msgspec.structs.replace(finding, text=lines.masked(finding.text))
+        found.append(finding)
+        if not as_json:
+            _print(finding)
+    good = not any(one.kind in ("warning", "fault") for one in found)
+    if as_json:
+        print_json({"ok": good, "findings": found})
+    sys.exit(0 if good else 1)
+
+
+def findings(config: Config, conf: str, offline: bool) -> Iterator[Finding]:
+    """Yield what is found, one thing after the other."""
+    yield from _configuration(config)
+    yield from _state(config, conf)
+    if not offline:
+        yield from _redis(config)
+    yield Finding("remark", "redis", _GATEWAY)
+    for pump in config.pumps:
+        if pump.fault:
+            continue  # said with the configuration
+        if offline:
+            yield Finding("ok", f"pumps.{pump.name}", f"{pump.type}, not reached")
+        else:
+            yield _reached(f"pumps.{pump.name}", functools.partial(_probe, pump))
+
+
+def _configuration(config: Config) -> Iterator[Finding]:
+    for fault in config.every_fault():
+        yield Finding("fault", "configuration", fault)
+    for warning in config.warnings:
+        yield Finding("warning", "configuration", warning)
+    if not config.every_fault() and not config.warnings:
+        number = f"{len(config.pumps)} pump{'s' * (len(config.pumps) != 1)}"
+        yield Finding("ok", "configuration", f"{config.path or 'variables'}: {number}")
+
+
+def _state(config: Config, conf: str) -> Iterator[Finding]:
+    place = locate(config.root.state_dir, conf, os.environ)
+    above = place
+    while not above.exists():
+        above = above.parent
+    if not os.access(above, os.W_OK | os.X_OK):
+        yield Finding("fault", "state folder", f"{place}: {above} cannot be written")
+        return
+    pid = holder(place)
+    held = f", held by the running pump (pid {pid})" if pid else ""
+    yield Finding("ok", "state folder", f"{place}{held}")
+    if reason := lasts(place):
+        # For a trial that is fine, so it does not fail the check.
+        text = f"{reason}: dead letters would be gone; set state_dir to keep them"
+        yield Finding("remark", "state folder", text)
+
+
+def _redis(config: Config) -> Iterator[Finding]:
+    from tyk_pump.source.lists import acl_patterns, prefix_fault
+    from tyk_pump.source.redis import Link
+
+    options = config.root.analytics_storage_config
+    if fault := prefix_fault(options.prefix(), options.enable_cluster):
+        yield Finding("fault", "redis", f"key_prefix: {fault}")
+    link = Link(options)
+    try:
+        yield _reached("redis", link.ping)
+    finally:
+        link.close()
+    rule = acl_patterns(options.prefix())
+    text = rule if isinstance(rule, str) else " ".join(rule)
+    yield Finding("remark", "redis", f"enough for an ACL user: {text}")
+
+
+def _probe(pump: PumpConfig) -> str:
+    made = pumps.load(pump.type)(pump.options)  # type: ignore[call-arg]
+    made.open()
+    try:
+        return f"{pump.type}: {made.probe()}"
+    finally:
+        made.close()
+
+
+def _reached(about: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding("ok", about, look())
+    except TykPumpError as exc:
+        return Finding("fault", about, str(exc))
+    except Exception as exc:
+        # A driver's fault in one pump must not hide what the others say.
+        return Finding("fault", about, f"{type(exc).__name__}: {exc}")
+
+
+def _print(finding: Finding) -> None:
+    mark, colour = _MARKS[finding.kind]
+    label = click.style(f"{mark:<4}", fg=colour, bold=True)
+    click.echo(f"{label}  {finding.about}: {finding.text}")

@@ -1,0 +1,24 @@
+"""`tyk-pump options` and `tyk-pump schema`: what the configuration may say."""
+
+from __future__ import annotations
+
+import click
+
+from tyk_pump.cli.common import print_json
+from tyk_pump.config import describe
+
+
+@click.command()
+@click.argument("pump", default="")
+def options(pump: str) -> None:
+    """List the options of a PUMP type, or those outside the pumps."""
+    if pump and pump not in describe.pump_types():
+        known = ", ".join(describe.pump_types())
+        raise click.ClickException(f"no pump type {pump!r}; there are {known}")
+    click.echo(describe.text(pump))
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON schema of pump.conf, for editors."""
+    print_json(describe.schema())
