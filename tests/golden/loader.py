@@ -20,6 +20,13 @@ import msgspec
 
 HERE = Path(__file__).resolve().parent
 Codec = Literal["msgpack", "protobuf"]
+BASE = "analytics-tyk-system-analytics"
+LISTS = [
+    f"{BASE}{shard}{codec}"
+    for shard in ["", *(f"_{number}" for number in range(10))]
+    for codec in ("", "_protobuf")
+]
+"""The keys that a purge reads, in its order."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -102,40 +109,43 @@ class Case(msgspec.Struct, frozen=True):
             return {section["type"]: section}
         return dict(self.about["pumps"])
 
-    def wires(self) -> list[Wire]:
-        """Return the records of the case in the order in which they were pushed."""
+    def pushed(self) -> list[tuple[str, Codec, Wire]]:
+        """Return the records in the order of the reference's purge: key, codec, wire.
+
+        One purge reads the base list and `_0` to `_9`, each followed by its protobuf
+        list; keys of other names are never read and left out here.
+        """
         known = self._known()
+        if "lists" in self.about:
+            found = [
+                (entry["key"], entry["codec"], known[name])
+                for entry in self.about["lists"]
+                for name in entry["names"]
+            ]
+            return sorted(
+                (one for one in found if one[0] in LISTS),
+                key=lambda one: LISTS.index(one[0]),
+            )
         if "batches" in self.about:
             names: Sequence[str] = [n for batch in self.about["batches"] for n in batch]
-        elif "lists" in self.about and isinstance(self.about["lists"], dict):
-            lists = self.about["lists"].values()
-            names = [n for of_list in lists for n in of_list]
         else:
             names = self.about.get("names", list(known))
         excluded = set(self.about.get("exclude", ()))
-        return [known[name] for name in names if name not in excluded]
-
-    def lists(self, base: str = "analytics-tyk-system-analytics") -> dict[str, Any]:
-        """Return what to push: Redis key -> list of records' bytes."""
-        known = self._known()
-        if isinstance(self.about.get("lists"), dict):
-            return {
-                key: [self._raw(known[name]) for name in names]
-                for key, names in self.about["lists"].items()
-            }
-        key = f"{base}_protobuf" if self.codec == "protobuf" else base
-        raws = [wire.bytes_in(self.codec) for wire in self.wires()]
-        return {key: [raw for raw in raws if raw is not None]}
-
-    def batches(self) -> list[list[bytes]]:
-        """Return the records' bytes purge by purge; most cases have one purge."""
-        known = self._known()
-        if "batches" not in self.about:
-            return [raws for raws in self.lists().values() if raws]
+        key = BASE if self.codec == "msgpack" else f"{BASE}_protobuf"
         return [
-            [self._raw(known[name]) for name in names]
-            for names in self.about["batches"]
+            (key, self.codec, known[name])
+            for name in names
+            if name not in excluded and known[name].bytes_in(self.codec) is not None
         ]
+
+    def stray(self) -> dict[str, list[bytes]]:
+        """Return what is pushed to keys that no purge reads."""
+        known = self._known()
+        return {
+            entry["key"]: [self._raw(known[name]) for name in entry["names"]]
+            for entry in self.about.get("lists", ())
+            if entry["key"] not in LISTS
+        }
 
     def expected(self, suffix: str) -> dict[str, bytes]:
         """Return expected.<name>.<suffix> by name, "" for expected.<suffix>."""

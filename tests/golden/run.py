@@ -1,0 +1,156 @@
+"""Runs a golden case and keeps what came out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.golden.loader import Case, fill
+from tyk_pump import log, pumps
+from tyk_pump.config.load import Config, load
+from tyk_pump.errors import CodecError, RejectedRecords
+from tyk_pump.pumps.protocol import Batch, Pump
+from tyk_pump.record import codec, gotime
+from tyk_pump.record.analytics import AnalyticsRecord
+from tyk_pump.worker import select
+
+HOUR = "<file of this hour>"
+
+
+class Output(msgspec.Struct):
+    """What the pumps of a case wrote."""
+
+    folder: Path
+    """What `{path}` of the configuration stood for."""
+    stdout: bytes = b""
+    messages: list[str] = msgspec.field(default_factory=list)
+    """Log messages."""
+    refused: dict[str, str] = msgspec.field(default_factory=dict)
+    """Name of the record -> why it became a dead letter."""
+
+
+def configuration(case: Case, folder: Path, **settings: Any) -> Config:
+    """Return the case's configuration as the command loads it."""
+    live = {"path": str(folder)}
+    about = {"pumps": fill(case.pumps, live), **case.settings, **settings}
+    path = folder.parent / "pump.conf"
+    path.write_text(json.dumps(about))
+    return load(str(path), fill(case.env, live))
+
+
+def hour_file(folder: Path) -> Path:
+    """Return the file that the csv pump writes to now."""
+    month = time.strftime("%B")
+    now = time.localtime()
+    return folder / f"{now.tm_year}-{month}-{now.tm_mday}-{now.tm_hour}.csv"
+
+
+def run(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Output:
+    """Decode, select and write every record of a case, pump by pump."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    output = Output(folder)
+    with zone(case.env["TZ"], monkeypatch):
+        for content in case.about.get("before", {}).values():
+            hour_file(folder).write_text(content)
+        config = configuration(case, folder)
+        assert config.faults == []
+        monkeypatch.setattr(log, "current_format", config.root.log_format or "text")
+        with _messages(output.messages), _stdout(tmp_path / "stdout", output):
+            for number, pump in enumerate(config.pumps):
+                assert not pump.fault, pump.fault
+                opened = pumps.load(pump.type)(pump.options)
+                opened.open()
+                selector = select.compile(pump, config.root, opened.fields)
+                _write_all(case, opened, selector, number, output)
+                opened.close()
+    return output
+
+
+@contextmanager
+def zone(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make a zone the local one."""
+    monkeypatch.setenv("TZ", name)
+    time.tzset()
+    gotime.reset()
+    try:
+        yield
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+        gotime.reset()
+
+
+def _write_all(
+    case: Case,
+    pump: Pump,
+    selector: select.Selector,
+    number: int,
+    output: Output,
+) -> None:
+    position = 0
+    for (key, form), group in groupby(case.pushed(), key=lambda one: one[:2]):
+        decode = codec.decoder(form, selector.needs)
+        records: list[AnalyticsRecord] = []
+        positions: list[int] = []
+        names: list[str] = []
+        for _, _, wire in group:
+            position += 1
+            try:
+                record = decode(wire.bytes_in(form) or b"")
+            except CodecError as exc:
+                output.refused[wire.name] = str(exc)
+                continue
+            if selector.select is None or selector.select(record):
+                records.append(record)
+                positions.append(position)
+                names.append(wire.name)
+        if not records:
+            continue
+        stream = f"stream-{number}"
+        try:
+            pump.write(Batch(stream, 0, key, positions, records))
+        except RejectedRecords as exc:
+            output.refused.update({names[i]: why for i, why in exc.rejected.items()})
+
+
+@contextmanager
+def _stdout(path: Path, output: Output) -> Iterator[None]:
+    kept = os.dup(1)
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY)
+    os.dup2(fd, 1)
+    os.close(fd)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        output.stdout = path.read_bytes()
+
+
+@contextmanager
+def _messages(messages: list[str]) -> Iterator[None]:
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    keeper = Keeper()
+    logger = logging.getLogger("tyk_pump")
+    level = logger.level
+    logger.addHandler(keeper)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(keeper)
+        logger.setLevel(level)
