@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import struct
 from collections.abc import Callable
+from random import Random
 from typing import Any, Literal
 
 import pytest
@@ -15,7 +17,7 @@ from msgspec.msgpack import encode as packed
 
 from tests.golden import loader
 from tyk_pump.errors import CodecError
-from tyk_pump.record import analytics, codec, gotime, wire
+from tyk_pump.record import analytics, codec, gotext, gotime, wire
 from tyk_pump.record.analytics import AnalyticsRecord
 from tyk_pump.record.json import encode
 
@@ -255,3 +257,25 @@ def test_readings_of_traffic_agree_between_the_codecs() -> None:
         left.tags = left.tags or None
         left.graphql_stats = right.graphql_stats = analytics.GraphQLStats()
         assert json.loads(encode(left)) == json.loads(encode(right))
+
+
+@pytest.mark.parametrize("kind", ["msgpack", "protobuf"])
+def test_damaged_bytes_are_a_record_or_a_codec_error(kind: Codec) -> None:
+    """Whatever is wrong with a payload, nothing but a CodecError comes of it."""
+    random = Random(20_250_305)
+    whole = codec.decoder(kind, analytics.ALL)
+    for line in loader.corpus("edge").values():
+        payload = line.bytes_in(kind)
+        if payload is None or len(payload) > 4096:
+            continue
+        for _ in range(15):
+            damaged = bytearray(payload)
+            for _ in range(random.randint(1, 4)):
+                damaged[random.randrange(len(damaged))] = random.randrange(256)
+            try:
+                record = whole(bytes(damaged))
+            except CodecError:
+                continue
+            gotext.encode(record)
+            with contextlib.suppress(CodecError):
+                json.loads(encode(record))
