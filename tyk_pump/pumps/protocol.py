@@ -57,11 +57,14 @@ class Pump(Protocol):
     fields: Any
     """Attribute names of AnalyticsRecord that `write` reads, or analytics.ALL."""
 
+    def __init__(self, options: Any) -> None:
+        """Keep the options, an `options_type`, and touch nothing yet."""
+
     def open(self) -> None:
         """Connect; raises TransientError (try again) or ConfigError (do not)."""
 
     def probe(self) -> str:
-        """Reach the back end, credentials included, and say in one line what was found."""
+        """Reach the back end, credentials included; say in one line what was found."""
 
     def write(self, batch: Batch) -> None:
         """Return when every record has arrived, else raise a WriteError."""
