@@ -200,16 +200,18 @@ def test_the_readme_configuration_is_without_fault(tmp_path: Path) -> None:
 
 def test_the_readme_names_every_command() -> None:
     """Each subcommand of tyk-pump stands in the readme."""
-    from tyk_pump.cli import main
+    from tyk_pump.cli import COMMANDS
 
     text = (ROOT / "README.md").read_text()
-    commands = getattr(main, "commands", {})
-    assert commands
-    assert [
-        name
-        for name in commands
-        if f"`{name}`" not in text and f"tyk-pump {name}" not in text
-    ] == []
+    quoted = set(re.findall(r"`(?:tyk-pump )?([a-z-]+)`", text))
+    assert set(COMMANDS) <= quoted
+
+
+def test_the_service_is_not_started_again_in_vain() -> None:
+    """A refused configuration has an exit code of its own, which the unit knows."""
+    from tyk_pump.cli.daemon import REFUSED
+
+    assert service()["RestartPreventExitStatus"] == [str(REFUSED)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
