@@ -94,8 +94,9 @@ class OnceFolder:
                 if start == 0:
                     _sync_folder(self.path)
         except OSError:
-            # Only bytes that nobody else can have written are taken back.
-            if os.fstat(fd).st_size == start + written:
+            # Only what is the beginning of our own bytes is taken back.
+            length = os.fstat(fd).st_size - start
+            if length <= len(data) and data.startswith(os.pread(fd, length, start)):
                 os.ftruncate(fd, start)
                 self._drop()
             raise

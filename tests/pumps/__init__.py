@@ -1,0 +1,1 @@
+"""Tests of the pumps, each against its own back end."""
