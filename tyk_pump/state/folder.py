@@ -73,7 +73,7 @@ def lasts(path: Path) -> str:
         return f"{path} is kept in memory ({kind}) and is lost at a restart"
     if kind in _LAYER_TYPES:
         return f"{path} is a container's own layer ({kind}) and is lost with it"
-    if place.resolve().is_relative_to(Path(tempfile.gettempdir()).resolve()):
+    if path.resolve().is_relative_to(Path(tempfile.gettempdir()).resolve()):
         return f"{path} is below the temporary files, which a clean-up may remove"
     return ""
 
