@@ -28,7 +28,9 @@ def rows(path: Path) -> list[str]:
     found: list[str] = []
     for file in sorted(path.glob("*.csv")):
         text = file.read_bytes()
-        assert not text or text.endswith(b"\n")
+        if not text:  # killed between making the file and its first row
+            continue
+        assert text.endswith(b"\n")
         with file.open(newline="") as lines:
             table = list(csv.reader(lines))
         head, *body = table
@@ -104,7 +106,7 @@ def test_old_watermarks_go_when_the_journal_is_shortened(
     pump = pump_on(tmp_path)
     pump.write(batch("S", range(2)))
     later = time.time() + once.KEEP_SECONDS + 60
-    monkeypatch.setattr(once.time, "time", lambda: later)
+    monkeypatch.setattr(time, "time", lambda: later)
     monkeypatch.setattr(once, "LONGEST_JOURNAL", 0)
     pump.write(batch("T", range(2)))
     text = (tmp_path / "_tyk_pump" / "journal").read_text()
@@ -143,7 +145,7 @@ def _kill_at(call: int, part: float, monkeypatch: pytest.MonkeyPatch) -> list[in
                 raise _Killed
             return real(fd, *arguments)
 
-        monkeypatch.setattr(once.os, name, limited)
+        monkeypatch.setattr(os, name, limited)
 
     for name in ("write", "fdatasync", "ftruncate"):
         wrap(name)
@@ -222,7 +224,7 @@ def test_a_full_disk_takes_nothing_back_that_is_not_ours(
             raise OSError(28, "No space left on device")
         return real(fd, data)
 
-    monkeypatch.setattr(once.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     with pytest.raises(TransientError, match="No space left"):
         pump.write(batch("S", range(5, 10)))
     pump.write(batch("S", range(5, 10)))
