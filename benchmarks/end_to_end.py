@@ -63,6 +63,10 @@ class Run:
         return self.micros / self.yardstick
 
 
+class EndedError(Exception):
+    """The pump did not come up, or went away while it was measured."""
+
+
 SECTIONS: dict[str, Any] = {
     "dummy": {"type": "dummy"},
     "csv": {"type": "csv"},
@@ -80,8 +84,11 @@ def measure(
             config, port = configure(folder, server.port, names)
             with start(config, folder) as pump:
                 try:
-                    wait_until_ready(pump, port, folder)
+                    wait_until_ready(pump, port)
                     return drain(client, pump, raws, list(names), records)
+                except EndedError as exc:
+                    exc.add_note((folder / "pump.log").read_text(errors="replace"))
+                    raise
                 finally:
                     pump.send_signal(signal.SIGTERM)
 
@@ -115,7 +122,7 @@ def start(config: Path, folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def wait_until_ready(pump: subprocess.Popen[bytes], port: int, folder: Path) -> None:
+def wait_until_ready(pump: subprocess.Popen[bytes], port: int) -> None:
     """Return when /ready says so and the start-up is over."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and pump.poll() is None:
@@ -125,7 +132,7 @@ def wait_until_ready(pump: subprocess.Popen[bytes], port: int, folder: Path) -> 
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
     else:
-        raise RuntimeError((folder / "pump.log").read_text())
+        raise EndedError("the pump does not become ready")
     time.sleep(1.0)
 
 
@@ -150,7 +157,7 @@ def drain(
     client.rename(STAGED, LIST)
     while pending(client):
         if pump.poll() is not None:
-            raise RuntimeError("the pump has ended")
+            raise EndedError("the pump has ended")
         time.sleep(0.02)
     seconds = time.monotonic() - began
     after = processes.tree(pump.pid)
