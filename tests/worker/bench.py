@@ -83,7 +83,7 @@ class ScriptedPump:
             return
         pending = getattr(answer, "pending", None)
         rejected = getattr(answer, "rejected", {})
-        if pending is None:
+        if pending is None or not (pending or rejected):
             raise answer
         bad = set(pending) | set(rejected)
         self.arrived += [name for i, name in enumerate(names) if i not in bad]

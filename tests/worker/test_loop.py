@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tests.worker.bench import End, ScriptedPump, StillClock, config, frame, run
@@ -53,7 +55,7 @@ def test_back_off_grows_and_has_a_ceiling() -> None:
     pump.before = lambda: times.append(clock.time)
     settings = config(retry=RetryOptions(initial=1.0, max=8.0))
     run(pump, [frame(["a"])], settings=settings, clock=clock)
-    pauses = [b - a for a, b in zip(times, times[1:])]
+    pauses = [b - a for a, b in itertools.pairwise(times)]
     assert 0.5 <= pauses[0] <= 1.1
     assert all(4.0 <= pause <= 8.1 for pause in pauses[4:])
 
@@ -120,7 +122,7 @@ def test_nothing_left_calls_no_back_end() -> None:
 
 
 def test_a_back_end_that_refuses_everything_makes_the_pump_pause() -> None:
-    """After a run of refused batches nothing more drains into the dead letters."""
+    """After a run of refused batches nothing more drains away."""
     refusals = [RejectedRecords("mapping")] * 30
     pump = ScriptedPump(*refusals)
     frames = [frame(NAMES, first=4 * i) for i in range(6)]

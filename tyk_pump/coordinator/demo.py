@@ -11,6 +11,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
+import tyk_pump
 from tyk_pump import channel
 from tyk_pump.coordinator.demo_options import DemoOptions
 from tyk_pump.coordinator.lanes import Span
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NO_LEASE = float("inf")
+HOURS_A_DAY = 24
 
 
 def run(coordinator: Coordinator, options: DemoOptions) -> int:
     """Write the demo records; return the exit code."""
     logger.info("BUILDING DEMO DATA AND EXITING...")
-    now = time.time()
     hours = made_up.generate(
         org=options.org,
         days=options.days,
@@ -40,33 +41,90 @@ def run(coordinator: Coordinator, options: DemoOptions) -> int:
         version=options.api_version,
         track_path=options.track_path,
         future=options.future,
-        now=now,
+        now=time.time(),
         random=random.Random(),
     )
     position = 0
     stream = ulid()
-    ok = coordinator.open_for_demo(NO_LEASE)
+    complete = _open(coordinator)
     for number, records in enumerate(hours, start=1):
-        if not ok or coordinator.signals.stop:
+        if not complete:
             break
         if records:
             raws = [wire.pack(record) for record in records]
-            frame = channel.encode_frame(
-                stream, "demo", "msgpack", position, None, raws
-            )
             end = position + len(raws)
-            span = Span(stream, position, end)
-            ok = coordinator.deliver_demo(span, frame)
+            data = channel.encode_frame(stream, "demo", "msgpack", position, None, raws)
+            complete = _deliver(coordinator, Span(stream, position, end), data)
             position = end
-        if number % 24 == 0:
-            logger.info(f"Finished {number // 24} of {options.days}")
-    finished = coordinator.close_demo()
-    return 0 if ok and finished else 1
+        if number % HOURS_A_DAY == 0:
+            logger.info(f"Finished {number // HOURS_A_DAY} of {options.days}")
+    complete = _close(coordinator) and complete
+    return 0 if complete else 1
 
 
-def note_version(link: Link, version: str) -> None:
+def _open(coordinator: Coordinator) -> bool:
+    """Start the workers; say whether each pump is open."""
+    coordinator.signals.install()
+    coordinator.make_workers(coordinator.config.pumps)
+    _note_version(coordinator)
+    for worker in coordinator.workers:
+        worker.set_lease(NO_LEASE)
+        if worker.due():
+            worker.start()
+    while not coordinator.signals.stop:
+        if any(worker.state == "failed" for worker in coordinator.workers):
+            return False
+        if all(worker.ready() for worker in coordinator.workers):
+            return True
+        coordinator.listen(0.1)
+    return False
+
+
+def _note_version(coordinator: Coordinator) -> None:
     """Leave our version where the reference leaves its own, as a real start does."""
+    link = Link(coordinator.root.analytics_storage_config)
     try:
-        link.execute([("SET", "version-check-pump", version)])
+        link.execute([("SET", "version-check-pump", tyk_pump.__version__)])
     except SourceError as exc:
         logger.error("version is not stored", extra={"reason": str(exc)})
+    finally:
+        link.close()
+
+
+def _deliver(coordinator: Coordinator, span: Span, data: bytes) -> bool:
+    """Hand one frame to every pump, waiting for room; False when one has died."""
+    waiting = [w for w in coordinator.workers if w.lane.index == 0]
+    while waiting and not coordinator.signals.stop:
+        for worker in list(waiting):
+            worker.watch()
+            if worker.process is None:
+                return False  # it died with frames that no claim keeps
+            if not worker.has_room(coordinator.root.queue_bytes):
+                continue
+            if worker.channel is not None and worker.channel.offer(data):
+                worker.lane.offered(span, span.end, len(data))
+                waiting.remove(worker)
+        coordinator.listen(0.05 if waiting else 0.0)
+    return not waiting
+
+
+def _close(coordinator: Coordinator) -> bool:
+    """Wait until all is settled, stop the workers; say whether all was settled."""
+    workers = coordinator.workers
+    while not coordinator.signals.stop and any(w.lane.sent for w in workers):
+        for worker in workers:
+            worker.watch()
+        if any(worker.process is None for worker in workers):
+            break
+        coordinator.listen(0.1)
+    complete = not any(worker.lane.sent for worker in workers)
+    for worker in workers:
+        worker.stop()
+    until = coordinator.clock.monotonic() + coordinator.root.shutdown_timeout
+    while coordinator.clock.monotonic() < until:
+        if all(worker.process is None for worker in workers):
+            break
+        coordinator.listen(0.1)
+    for worker in workers:
+        worker.drop()
+    return complete

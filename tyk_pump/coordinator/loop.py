@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import connection
 from typing import Any
@@ -14,43 +13,39 @@ from typing import Any
 import msgspec
 
 import tyk_pump
-from tyk_pump import backoff, channel, log
+from tyk_pump import log
 from tyk_pump.admin.control import ControlServer
 from tyk_pump.admin.http import AdminServer
 from tyk_pump.clock import Clock
 from tyk_pump.config.load import Config, load
-from tyk_pump.config.root import PumpConfig, RootOptions
-from tyk_pump.coordinator import lanes, notify
-from tyk_pump.coordinator.demo import note_version
+from tyk_pump.config.root import PumpConfig
+from tyk_pump.coordinator import notify
 from tyk_pump.coordinator.demo_options import DemoOptions
-from tyk_pump.coordinator.lanes import Lane, Sent
+from tyk_pump.coordinator.lanes import Lane, Sent, Span
+from tyk_pump.coordinator.lifeline import Lifeline
+from tyk_pump.coordinator.reload import keep_fixed, same_for_workers
+from tyk_pump.coordinator.replay import Replays
+from tyk_pump.coordinator.report import pump_snapshot
+from tyk_pump.coordinator.settling import Settler, outdated
 from tyk_pump.coordinator.signals import Signals
-from tyk_pump.coordinator.snapshot import PumpSnapshot, Snapshot
+from tyk_pump.coordinator.snapshot import Snapshot
 from tyk_pump.coordinator.supervisor import WorkerHandle
-from tyk_pump.errors import ConfigError, LeaseLost, SourceError, StateError
-from tyk_pump.source.claims import Progress, Source, Stream
-from tyk_pump.source.redis import Link
-from tyk_pump.state.file import ReplayWindow, StateFile
+from tyk_pump.coordinator.windows import Frame, Windows
+from tyk_pump.errors import ConfigError, SourceError, StateError
+from tyk_pump.source.claims import Source
+from tyk_pump.state.file import StateFile
 from tyk_pump.state.folder import StateFolder, locate
-from tyk_pump.ulid import ulid
 from tyk_pump.worker import outcome
 
 logger = logging.getLogger(__name__)
 
-FIRST_WINDOW = 64
-CACHED_FRAMES = 8
 PASSES = 8
 """Frames offered to each worker before the answers are looked at again."""
 DRAIN_SHARE = 0.6
 """Share of shutdown_timeout in which frames are still offered."""
-
-
-class Frame(msgspec.Struct):
-    """One encoded window, shared by all workers that are in step."""
-
-    first: int
-    end: int
-    data: bytes
+COMMAND_SECONDS = 30.0
+RETIRE_SECONDS = 2.0
+"""What a worker gets to finish its write when its pump is changed or removed."""
 
 
 class Coordinator:
@@ -70,36 +65,28 @@ class Coordinator:
         self.root = config.root
         self.signals = Signals()
         self.clock = clock or Clock()
+        self.workers: list[WorkerHandle] = []
         self._folder = folder
-        self._state = state
         self._reload = reload
         self._environ = environ
         self._started = self.clock.now()
-        self._workers: list[WorkerHandle] = []
-        self._link: Link | None = None
-        self._source: Source | None = None
-        self._source_ready = False
-        self._source_error = "not connected yet"
-        self._source_attempt = 0
-        self._source_next = 0.0
-        self._source_errors = 0
-        self._dirty: set[tuple[str, str]] = set()
-        self._unsettled: deque[tuple[WorkerHandle, outcome.Outcome]] = deque()
-        self._unsettled_next = 0.0
-        self._cache: OrderedDict[tuple[str, int], Frame] = OrderedDict()
-        self._window = FIRST_WINDOW
-        self._largest = 2048
-        self._frames_offered = 0
-        self._lost = 0
-        self._lengths: dict[str, int] = {}
-        self._claimed = 0
-        self._purges = 0
-        self._unknown: dict[str, float] = {}
-        self._requests: queue.SimpleQueue[
-            tuple[str, dict[str, Any], Future[Any]]
-        ] = queue.SimpleQueue()
-        self._replays: dict[str, ReplayWindow] = {}
+        self._lifeline = Lifeline(
+            config.root,
+            folder,
+            state,
+            self.clock,
+            fields=lambda: [worker.lane.field for worker in self.workers],
+            on_lease=self._tell_lease,
+            on_lost=self._drop_everything,
+        )
+        self._windows = Windows(config.root)
+        self._settler = Settler(state, self.clock)
+        self._replays = Replays(state)
         self._replay_next = 0.0
+        self._unknown: dict[str, float] = {}
+        self._requests: queue.SimpleQueue[tuple[str, dict[str, Any], Future[Any]]] = (
+            queue.SimpleQueue()
+        )
         self._stopping = False
         self._announced = False
         self.snapshot = self._take_snapshot()
@@ -115,11 +102,10 @@ class Coordinator:
         control = ControlServer(self._folder, self.call)
         control.start()
         try:
-            self._make_workers(self.config.pumps)
+            self.make_workers(self.config.pumps)
             if not root.dont_purge_uptime_data:
                 logger.warning(
-                    "uptime records are left in their list: "
-                    "this version has no uptime pump",
+                    "uptime records stay in their list: no uptime pump in this version",
                     extra={"prefix": "main"},
                 )
             logger.info(
@@ -130,21 +116,18 @@ class Coordinator:
             self._loop()
             return self._shut_down()
         finally:
-            for worker in self._workers:
+            for worker in self.workers:
                 worker.kill()
             control.close()
             admin.close()
-            if self._link is not None:
-                self._link.close()
+            self._lifeline.close()
 
     def call(self, command: str, arguments: dict[str, Any]) -> Any:
         """Answer a command from another thread; the loop does the work."""
-        if command == "status":
-            pass  # also done in the loop: it is never older than the moment
         future: Future[Any] = Future()
         self._requests.put((command, arguments, future))
         self.signals.wake()
-        return future.result(timeout=30)
+        return future.result(timeout=COMMAND_SECONDS)
 
     def _loop(self) -> None:
         next_purge = next_tick = self.clock.monotonic()
@@ -157,34 +140,41 @@ class Coordinator:
                 next_tick = now + 1.0
                 self._tick()
             if now >= next_purge:
-                self._purge()
                 next_purge = now + self.root.purge_delay
-            elif self._source_ready and self._lease_is_short():
-                self._guarded(self._renew)
-            busy = self._turn()
+                self._purge()
+            self._lifeline.keep()
+            busy = self._turn(offering=True)
             timeout = 0.0 if busy else min(next_tick, next_purge) - now
-            self._listen(max(0.0, min(timeout, 0.5)))
+            self.listen(max(0.0, min(timeout, 0.5)))
 
-    def _turn(self) -> bool:
+    def _purge(self) -> None:
+        if self._lifeline.purge():
+            self._lifeline.run(self._look_at_fields)
+
+    def _turn(self, *, offering: bool) -> bool:
         """Start what is due, offer, settle; say whether there is more to do at once."""
         now = self.clock.monotonic()
-        for worker in self._workers:
+        for worker in self.workers:
             worker.watch()
-            if worker.due():
+            if offering and worker.due():
                 self._start(worker)
-        self._retry_unsettled()
-        busy = self._offer() if self._source_usable() else False
-        if now >= self._replay_next:
+        source = self._lifeline.source
+        if source is None:
+            return False
+        self._settler.retry(self.workers, source)
+        busy = offering and self._lifeline.usable and self._offer()
+        if offering and now >= self._replay_next:
             self._replay_next = now + 1.0
-            self._offer_replays()
-        if self._dirty and self._source_usable():
-            self._guarded(self._settle)
+            for worker in self.workers:
+                self._replays.offer(worker, self._windows)
+        if self._settler.due and self._lifeline.usable:
+            self._lifeline.run(lambda s: self._settler.write(s, self.workers))
         return busy
 
-    def _listen(self, seconds: float) -> None:
+    def listen(self, seconds: float) -> None:
         """Wait for answers, deaths, signals and requests, and handle them."""
         waiting: dict[Any, WorkerHandle] = {}
-        for worker in self._workers:
+        for worker in self.workers:
             if worker.process is not None and worker.channel is not None:
                 waiting[worker.channel.answers] = worker
                 waiting[worker.process.sentinel] = worker
@@ -192,54 +182,64 @@ class Coordinator:
         if self.signals.fd in ready:
             self.signals.drain()
             self._answer_requests()
-        seen: set[int] = set()
+        heard: list[WorkerHandle] = []
         for item in ready:
             found = waiting.get(item)
-            if found is None or id(found) in seen:
-                continue
-            seen.add(id(found))
-            self._hear(found)
+            if found is not None and found not in heard:
+                heard.append(found)
+                self._hear(found)
 
     def _hear(self, worker: WorkerHandle) -> None:
-        process, channel_ = worker.process, worker.channel
-        if process is None or channel_ is None:
+        """Take in what a worker has said, then its end when it has ended."""
+        if worker.process is None or worker.channel is None:
             return
-        dead = not process.is_alive()
-        for message in channel_.receive():
+        dead = not worker.process.is_alive()
+        for message in worker.channel.receive():
             worker.note(message)
-            if isinstance(message, outcome.Ready):
-                logger.info(
-                    f"Init Pump: {worker.config.name}",
-                    extra={"prefix": "main", "pump": worker.lane.field},
-                )
             if isinstance(message, outcome.Outcome):
                 self._accept(worker, message)
-        if dead:
-            self._end_replay(worker)
-            poison = worker.reap()
-            if poison is not None:
-                self._bury(worker, poison)
+        if not dead:
+            return
+        if not self._stopping:
+            self._replays.worker_died(worker)
+        poison = worker.reap()
+        if poison is not None:
+            self._bury(worker, poison)
+
+    def _accept(self, worker: WorkerHandle, done: outcome.Outcome) -> None:
+        if self._replays.owns(worker, done):
+            stored = self._settler.store(worker, done)
+            self._replays.settle(worker, done, stored)
+        elif worker.lane.acknowledged(done.stream, done.first, done.end):
+            if self._lifeline.source is not None:
+                self._settler.accept(worker, done, self._lifeline.source)
+            else:  # demo mode: no claim, no cursor, but dead letters are kept
+                self._settler.store(worker, done)
+
+    def _bury(self, worker: WorkerHandle, poison: Sent) -> None:
+        self._lifeline.run(lambda s: self._settler.bury(worker, poison, s))
+        worker.lane.restarted()
 
     # Workers
 
-    def _make_workers(self, pumps: list[PumpConfig]) -> None:
+    def make_workers(self, pumps: list[PumpConfig]) -> None:
+        """Add the workers of these pumps; they are started when they are due."""
         for config in pumps:
             for index in range(config.workers):
-                self._workers.append(self._worker(config, index))
-
-    def _worker(self, config: PumpConfig, index: int) -> WorkerHandle:
-        return WorkerHandle(
-            config,
-            self.root,
-            Lane(config.name, index, config.workers),
-            state_dir=str(self._folder.path),
-            log_format=log.chosen_format(self.root, self._environ),
-            log_level=log.chosen_level(self.root, self._environ),
-            clock=self.clock,
-        )
+                lane = Lane(config.name, index, config.workers)
+                handle = WorkerHandle(
+                    config,
+                    self.root,
+                    lane,
+                    state_dir=str(self._folder.path),
+                    log_format=log.chosen_format(self.root, self._environ),
+                    log_level=log.chosen_level(self.root, self._environ),
+                    clock=self.clock,
+                )
+                self.workers.append(handle)
 
     def _start(self, worker: WorkerHandle) -> None:
-        worker.lease_end = self._lease_end()
+        worker.lease_end = self._lifeline.lease_end
         try:
             worker.start()
         except OSError as exc:
@@ -250,143 +250,29 @@ class Coordinator:
                 extra={"pump": worker.config.name, "reason": str(exc)},
             )
 
-    def _fields(self) -> list[str]:
-        return [worker.lane.field for worker in self._workers]
+    def _tell_lease(self, end: float) -> None:
+        for worker in self.workers:
+            worker.set_lease(end)
 
-    # Redis: claims and the lease
+    def _drop_everything(self) -> None:
+        for worker in self.workers:
+            worker.drop()
+        self._windows.clear()
+        self._settler.forget()
 
-    def _source_usable(self) -> bool:
-        return self._source_ready and self.clock.monotonic() >= self._source_next
-
-    def _lease_end(self) -> float:
-        return self._source.lease_end if self._source is not None else 0.0
-
-    def _lease_is_short(self) -> bool:
-        left = self._lease_end() - self.clock.monotonic()
-        return left < self.root.lease_time * 2 / 3
-
-    def _renew(self, source: Source) -> None:
-        source.renew()
-        self._tell_lease(source)
-
-    def _tell_lease(self, source: Source) -> None:
-        for worker in self._workers:
-            worker.set_lease(source.lease_end)
-
-    def _purge(self) -> None:
-        """One round: claim what has come, adopt what nobody owns."""
-        if self.clock.monotonic() < self._source_next:
-            return
-        if not self._source_ready:
-            self._guarded(lambda source: self._begin(source))
-        if self._source_ready:
-            self._guarded(self._round)
-
-    def _begin(self, source: Source) -> None:
-        source.start()
-        self._source_ready = True
-        self._tell_lease(source)
-
-    def _round(self, source: Source) -> None:
-        look = source.round()
-        self._tell_lease(source)
-        self._purges += 1
-        self._lengths = look.lengths
-        self._claimed += look.claimed
-        for stream in look.adopted:
-            logger.info("stream adopted", extra={"batch": stream})
-        self._forget_removed_pumps(source)
-
-    def _guarded(self, action: Callable[[Source], None]) -> bool:
-        """Do something with Redis; note trouble and back off, never raise."""
-        try:
-            if self._source is None:
-                self._source = self._new_source()
-            if self._source_ready and (
-                self.clock.monotonic() >= self._source.lease_end
-            ):
-                # We may have been frozen: ask before anything else is believed.
-                self._source.renew()
-                self._tell_lease(self._source)
-            action(self._source)
-        except LeaseLost as exc:
-            self._lose_lease(str(exc))
-            return False
-        except SourceError as exc:
-            self._source_trouble(str(exc))
-            return False
-        if self._source_error:
-            if self._source_attempt:
-                logger.info("Redis answers again", extra={"prefix": "main"})
-            self._source_error = ""
-        self._source_attempt = 0
-        return True
-
-    def _new_source(self) -> Source:
-        if self._link is None:
-            self._link = Link(self.root.analytics_storage_config)
-        return Source(
-            self._link,
-            prefix=self.root.analytics_storage_config.prefix(),
-            name=self._folder.name,
-            incarnation=self._folder.incarnation,
-            previous=self._folder.previous,
-            lease_time=self.root.lease_time,
-            fields=self._fields(),
-            book=self._state,
-            clock=self.clock,
-        )
-
-    def _source_trouble(self, reason: str) -> None:
-        self._source_errors += 1
-        self._source_attempt += 1
-        if self._source_attempt == 1:
-            logger.error(
-                "Redis cannot serve us now",
-                extra={"prefix": "main", "reason": reason},
-            )
-        self._source_error = reason
-        pause = backoff.delay(self._source_attempt, initial=0.1, ceiling=2.0)
-        self._source_next = self.clock.monotonic() + pause
-
-    def _lose_lease(self, reason: str) -> None:
-        """We are no longer the owner: drop all that is in hand and begin anew."""
-        logger.error(
-            "lease lost, what was in hand is dropped",
-            extra={"prefix": "main", "reason": reason},
-        )
-        for worker in self._workers:
-            if worker.process is not None:
-                worker.process.kill()
-                worker.process.join(5)
-                self._drop(worker)
-                worker.start_at = self.clock.monotonic()
-        self._cache.clear()
-        self._dirty.clear()
-        self._unsettled.clear()
-        self._folder.renew()
-        self._source = None
-        self._source_ready = False
-        self._source_trouble(reason)
-
-    def _drop(self, worker: WorkerHandle) -> None:
-        """Take the worker's process away; its answers count for nothing."""
-        if worker.channel is not None:
-            worker.channel.close()
-        worker.channel = worker.process = None
-        worker.state = "restarting"
-        worker.lane.restarted()
-        worker.lane.suspect = None
-
-    def _forget_removed_pumps(self, source: Source) -> None:
+    def _look_at_fields(self, source: Source) -> None:
         """A pump that is configured no more holds claims only for a time."""
-        known = set(self._fields())
+        self._settler.look_through()
+        known = {worker.lane.field for worker in self.workers}
         present = {field for s in source.streams.values() for field in s.progress}
-        for field in [f for f in self._unknown if f not in present - known]:
-            del self._unknown[field]
+        foreign = present - known
+        self._unknown = {f: at for f, at in self._unknown.items() if f in foreign}
         now = self.clock.monotonic()
-        for field in present - known:
-            if field not in self._unknown:
+        for field in foreign:
+            if outdated(field, self.workers):
+                self._settler.write(source, self.workers)  # its new lanes go on first
+                source.forget(field)
+            elif field not in self._unknown:
                 self._unknown[field] = now
                 logger.warning(
                     "claims are kept for a pump that is not configured",
@@ -396,267 +282,44 @@ class Coordinator:
                 source.forget(field)
                 logger.warning("removed pump is forgotten", extra={"pump": field})
 
-    # Windows and frames
-
-    def _streams(self) -> list[Stream]:
-        return list(self._source.streams.values()) if self._source else []
+    # Frames
 
     def _offer(self) -> bool:
-        """Offer each worker what it is owed; True when a worker could take more."""
-        source = self._source
-        if source is None:
-            return False
-        streams = self._streams()
+        """Offer each worker what it is owed; True when there may be more at once."""
+        streams = self._lifeline.streams()
         for _ in range(PASSES):
             offered = False
-            for worker in self._workers:
+            for worker in self.workers:
                 if not worker.has_room(self.root.queue_bytes):
                     continue
                 span = worker.lane.next_span(streams)
                 if span is None:
                     continue
-                frame: Frame | None = None
-
-                def fetch(source: Source, span: lanes.Span = span) -> None:
-                    nonlocal frame
-                    frame = self._frame(source, span)
-
-                if not self._guarded(fetch):
+                frames: list[Frame] = []
+                if not self._lifeline.run(lambda s: self._fetch(s, span, frames)):  # noqa: B023
                     return False
-                if frame is None:
-                    continue
-                if frame.data and worker.channel is not None:
-                    if not worker.channel.offer(frame.data):
-                        continue
-                    worker.lane.offered(span, frame.end, len(frame.data))
-                else:
-                    self._pass_over(worker, span, frame.end)
-                offered = True
+                for frame in frames:
+                    offered = self._hand_over(worker, span, frame) or offered
             if not offered:
                 return False
         return True
 
-    def _frame(self, source: Source, span: lanes.Span) -> Frame | None:
-        """Return the frame that begins there, from the cache or from Redis."""
-        key = (span.stream, span.first)
-        found = self._cache.get(key)
-        if found is not None and found.end <= span.end:
-            self._cache.move_to_end(key)
-            return found
-        limit = min(self._window_records(), span.end - span.first)
-        window = source.read(span.stream, span.first, limit)
-        if window.lost:
-            self._lost += window.lost
-            logger.error(
-                "Redis has lost claimed records",
-                extra={"batch": span.stream, "records": window.lost},
-            )
-            return Frame(span.first, span.first + window.lost, b"")
-        if not window.records:
-            return None
-        data = channel.encode_frame(
-            window.stream, window.list, window.codec, window.first, None, window.records
-        )
-        self._learn(len(data), len(window.records), max(map(len, window.records)))
-        frame = Frame(window.first, window.first + len(window.records), data)
-        self._cache[key] = frame
-        while len(self._cache) > CACHED_FRAMES or (
-            len(self._cache) > 1
-            and sum(len(f.data) for f in self._cache.values()) > self.root.queue_bytes
-        ):
-            self._cache.popitem(last=False)
-        return frame
+    def _fetch(self, source: Source, span: Span, frames: list[Frame]) -> None:
+        frame = self._windows.frame(source, span)
+        if frame is not None:
+            frames.append(frame)
 
-    def _window_records(self) -> int:
-        limit = self.root.window_records
-        if self.root.purge_chunk > 0:
-            limit = min(limit, self.root.purge_chunk)
-        return max(1, min(self._window, limit))
-
-    def _learn(self, size: int, records: int, largest: int) -> None:
-        """Grow towards the byte limit by the largest record seen lately."""
-        self._largest = max(largest, int(self._largest * 0.9), 1)
-        fitting = max(1, self.root.window_bytes // max(self._largest, 1))
-        typical = max(1, self.root.window_bytes // max(1, size // records))
-        goal = min(typical, fitting * 4)
-        self._window = max(1, min(self._window * 4, goal))
-
-    def _pass_over(self, worker: WorkerHandle, span: lanes.Span, end: int) -> None:
-        worker.lane.skip(span.stream, end)
-        self._move(worker.lane, span.stream, end, 0, 0)
-
-    # Settling
-
-    def _accept(self, worker: WorkerHandle, done: outcome.Outcome) -> None:
-        replay = self._replays.get(worker.config.name)
-        if replay is not None and replay.stream == done.stream:
-            del self._replays[worker.config.name]
-            self._accept_replay(worker, done)
-            return
-        if not worker.lane.acknowledged(done.stream, done.first, done.end):
-            return
-        if self._unsettled or not self._store(worker, done):
-            self._unsettled.append((worker, done))
-            return
-        dead = len(done.dead)
-        self._move(worker.lane, done.stream, done.end, done.filtered, dead)
-
-    def _store(self, worker: WorkerHandle, done: outcome.Outcome) -> bool:
-        """Store dead letters; False while the disk refuses them."""
-        if not done.dead:
+    def _hand_over(self, worker: WorkerHandle, span: Span, frame: Frame) -> bool:
+        if not frame.data:
+            source = self._lifeline.source
+            if source is not None and span.stream in source.streams:
+                stream = source.streams[span.stream]
+                self._settler.pass_over(worker.lane, stream, frame.end)
             return True
-        name = worker.config.name
-        try:
-            self._state.store_dead(
-                name, done.list, done.codec, done.dead, self.clock.now()
-            )
-        except StateError as exc:
-            logger.error(
-                "dead letters cannot be stored, their claims wait",
-                extra={"pump": name, "records": len(done.dead), "reason": str(exc)},
-            )
-            worker.last_error = str(exc)
-            self._unsettled_next = self.clock.monotonic() + 1.0
+        if worker.channel is None or not worker.channel.offer(frame.data):
             return False
-        logger.error(
-            "records refused",
-            extra={
-                "pump": name,
-                "list": done.list,
-                "records": len(done.dead),
-                "reason": done.dead[0].reason,
-            },
-        )
+        worker.lane.offered(span, frame.end, len(frame.data))
         return True
-
-    def _retry_unsettled(self) -> None:
-        """Store what the disk refused before; cursors move in their order."""
-        if not self._unsettled or self.clock.monotonic() < self._unsettled_next:
-            return
-        while self._unsettled:
-            worker, done = self._unsettled[0]
-            if not self._store(worker, done):
-                return
-            self._unsettled.popleft()
-            dead = len(done.dead)
-            self._move(worker.lane, done.stream, done.end, done.filtered, dead)
-
-    def _move(
-        self, lane: Lane, stream_id: str, end: int, filtered: int, dead: int
-    ) -> None:
-        stream = self._source.streams.get(stream_id) if self._source else None
-        if stream is None:
-            return
-        progress = stream.progress.get(lane.field)
-        if progress is None:
-            return
-        lanes.add(progress, end, filtered, dead)
-        self._dirty.add((stream_id, lane.field))
-
-    def _bury(self, worker: WorkerHandle, poison: Sent) -> None:
-        """Make a dead letter of the one record that kills workers."""
-        reason = f"the worker died on this record: {worker.last_error}"
-
-        def take(source: Source) -> None:
-            window = source.read(poison.stream, poison.first, 1)
-            identity = f"{poison.stream}:{poison.first}"
-            dead = [
-                outcome.DeadRecord(poison.first, identity, reason, raw)
-                for raw in window.records
-            ]
-            done = outcome.Outcome(
-                stream=poison.stream,
-                first=poison.first,
-                end=poison.end,
-                delivered=0,
-                filtered=0,
-                dead=dead,
-                seconds=0.0,
-                attempts=0,
-                list=window.list,
-                codec=window.codec,
-            )
-            if not self._store(worker, done):
-                return
-            worker.counts.dead += len(dead)
-            worker.lane.skip(poison.stream, poison.end)
-            self._move(worker.lane, poison.stream, poison.end, 0, len(dead))
-
-        self._guarded(take)
-        worker.lane.restarted()
-
-    def _settle(self, source: Source) -> None:
-        """Write the cursors that moved, then trim what all have passed."""
-        moved: dict[str, dict[str, Progress]] = {}
-        for stream_id, field in self._dirty:
-            stream = source.streams.get(stream_id)
-            if stream is not None and field in stream.progress:
-                moved.setdefault(stream_id, {})[field] = stream.progress[field]
-        known = {worker.lane.field: worker.lane for worker in self._workers}
-        trims: dict[str, int] = {}
-        for stream_id in moved:
-            stream = source.streams[stream_id]
-            passed = stream.end
-            for field, progress in stream.progress.items():
-                lane = known.get(field)
-                settled = lane.settled(stream) if lane else progress.position
-                passed = min(passed, settled)
-            if passed > stream.trimmed:
-                trims[stream_id] = passed
-        source.settle(moved, trims)
-        self._dirty.clear()
-        for stream_id in moved:
-            if stream_id not in source.streams:
-                for worker in self._workers:
-                    worker.lane.drop_stream(stream_id)
-
-    # Replays of dead letters
-
-    def _offer_replays(self) -> None:
-        """Give idle workers what was marked for replay, one frame at a time."""
-        for worker in self._workers:
-            name = worker.config.name
-            if worker.lane.index or worker.channel is None or name in self._replays:
-                continue
-            if not worker.ready() or worker.lane.sent:
-                continue
-            for replay in self._state.replays(name)[:1]:
-                window = self._state.read_replay(
-                    replay.stream,
-                    replay.first,
-                    self._window_records(),
-                    self.root.window_bytes,
-                )
-                if window is None:
-                    continue
-                frame = channel.encode_frame(
-                    window.stream,
-                    window.list,
-                    window.codec,
-                    window.first,
-                    window.ids,
-                    window.records,
-                )
-                if worker.channel.offer(frame):
-                    self._replays[name] = window
-
-    def _end_replay(self, worker: WorkerHandle) -> None:
-        """A worker ended with replayed letters in hand: they are not tried for ever."""
-        window = self._replays.pop(worker.config.name, None)
-        if window is None or worker.lane.index or self._stopping:
-            return
-        logger.error(
-            "replay ends: its worker died", extra={"pump": worker.config.name}
-        )
-        self._state.cancel_replay(window.stream)
-
-    def _accept_replay(self, worker: WorkerHandle, done: outcome.Outcome) -> None:
-        """Drop the letters that have arrived; the refused ones stay, with reasons."""
-        name = worker.config.name
-        if not self._store(worker, done):
-            return  # still marked: it is replayed once more
-        dropped = self._state.settle_replay(done.stream, done.end)
-        logger.info("dead letters replayed", extra={"pump": name, "records": dropped})
 
     # Commands
 
@@ -665,9 +328,7 @@ class Coordinator:
             command, arguments, future = self._requests.get()
             try:
                 future.set_result(self._do(command, arguments))
-            except Exception as exc:
-                if not isinstance(exc, (ConfigError, SourceError, StateError)):
-                    logger.exception("command failed", extra={"reason": command})
+            except (ConfigError, SourceError, StateError) as exc:
                 future.set_exception(exc)
 
     def _do(self, command: str, arguments: dict[str, Any]) -> Any:
@@ -681,338 +342,194 @@ class Coordinator:
             case "reload":
                 return self._reload_configuration()
             case "dead-letters.replay":
-                return {"marked": self._mark_replay(**arguments)}
+                self._replay_next = 0.0
+                return {"marked": self._replays.mark(**arguments)}
             case "claims.forget":
-                if self._source is None:
-                    raise SourceError("Redis is not connected yet")
-                self._source.forget(str(arguments["pump"]))
-                return {"forgotten": arguments["pump"]}
+                return self._forget(str(arguments.get("pump", "")).upper())
             case _:
                 raise ConfigError(f"unknown command: {command}")
 
-    def _mark_replay(self, pump: str = "", ids: list[int] | None = None) -> int:
-        """Mark letters of one pump, or of all, each pump with a replay of its own."""
-        names = [pump] if pump else list(self._state.counts())
-        self._replay_next = 0.0
-        return sum(self._state.mark_replay(ulid(), name, ids=ids) for name in names)
+    def _forget(self, pump: str) -> dict[str, Any]:
+        if any(worker.config.name == pump for worker in self.workers):
+            raise ConfigError(f"{pump} is configured: remove it first, then reload")
+        forgotten: list[str] = []
+
+        def forget(source: Source) -> None:
+            present = {f for s in source.streams.values() for f in s.progress}
+            for field in present:
+                if field == pump or field.startswith(f"{pump}/"):
+                    source.forget(field)
+                    forgotten.append(field)
+            self._settler.look_through()
+
+        if not self._lifeline.run(forget):
+            raise SourceError(self._lifeline.error)
+        return {"forgotten": forgotten}
 
     def _reload_configuration(self) -> dict[str, list[str]]:
         """Read the configuration again; pumps that did not change keep running."""
         config = self._reload()
         if config.faults:
             for fault in config.faults:
-                logger.error("configuration is not taken over: " + fault)
+                logger.error("configuration is not taken over", extra={"reason": fault})
             return {"faults": config.faults, "warnings": config.warnings, "changed": []}
         for warning in config.warnings:
             logger.warning(warning)
-        changed: list[str] = []
-        old = {worker.config.name: worker.config for worker in self._workers}
+        same = same_for_workers(self.root, config.root)
         new = {pump.name: pump for pump in config.pumps}
-        shared = self._shared_options(self.root) != self._shared_options(config.root)
-        keep: list[WorkerHandle] = []
-        for worker in self._workers:
-            if new.get(worker.config.name) == worker.config and not shared:
-                keep.append(worker)
-                continue
-            changed.append(worker.config.name)
-            self._retire(worker)
-        self._workers = keep
-        self.config, self.root = config, self._keep_fixed(config.root)
+        old = {worker.config.name for worker in self.workers}
+        keep = [w for w in self.workers if same and new.get(w.config.name) == w.config]
+        kept = {worker.config.name for worker in keep}
+        for worker in self.workers:
+            if worker not in keep:
+                self._retire(worker)
+        self.workers = keep
+        self.config, self.root = config, keep_fixed(self.root, config.root)
+        self._windows.root = self.root
         log.setup(
             log.chosen_format(self.root, self._environ),
             log.chosen_level(self.root, self._environ),
         )
-        kept = {worker.config.name for worker in keep}
         fresh = [pump for pump in config.pumps if pump.name not in kept]
-        self._make_workers(fresh)
-        for pump in fresh:
-            changed.append(pump.name)
-            if pump.name not in old or old[pump.name].workers != pump.workers:
-                self._owe(pump)
-        changed = sorted(set(changed))
+        self.make_workers(fresh)
+        for worker in self.workers:
+            if worker.config.name not in old:
+                field = worker.lane.field
+                self._lifeline.run(lambda source: source.owe(field))  # noqa: B023
+        self._lifeline.run(self._look_at_fields)
+        changed = sorted((old | set(new)) - kept)
         logger.info(
             "configuration read again",
             extra={"prefix": "main", "reason": ", ".join(changed) or "no pump changed"},
         )
         return {"faults": [], "warnings": config.warnings, "changed": changed}
 
-    def _keep_fixed(self, root: RootOptions) -> RootOptions:
-        """Some options are taken over by a restart only; say so, once each time."""
-        fixed = (
-            "analytics_storage_config",
-            "health_check_endpoint_port",
-            "health_check_endpoint_name",
-            "state_dir",
-            "instance_name",
-            "lease_time",
-        )
-        kept: dict[str, Any] = {}
-        for name in fixed:
-            if getattr(self.root, name) != getattr(root, name):
-                logger.warning(f"{name}: the new value counts from the next start")
-                kept[name] = getattr(self.root, name)
-        return msgspec.structs.replace(root, **kept)
-
-    @staticmethod
-    def _shared_options(root: Any) -> tuple[Any, ...]:
-        """Root options that change what each worker does."""
-        names = (
-            "max_record_size",
-            "omit_detailed_recording",
-            "stuck_timeout",
-            "log_level",
-            "log_format",
-        )
-        return tuple(getattr(root, name) for name in names)
-
-    def _owe(self, pump: PumpConfig) -> None:
-        if self._source is None:
-            return
-        for worker in self._workers:
-            if worker.config.name == pump.name:
-                field = worker.lane.field
-                self._guarded(lambda source, field=field: source.owe(field))  # type: ignore[misc]
-
     def _retire(self, worker: WorkerHandle) -> None:
         """Let a worker finish its write, then drop it; what is left is offered anew."""
         worker.stop()
-        until = self.clock.monotonic() + 2.0
+        until = self.clock.monotonic() + RETIRE_SECONDS
         while worker.process is not None and self.clock.monotonic() < until:
-            if connection.wait([worker.process.sentinel], 0.05):
-                break
+            connection.wait([worker.process.sentinel], 0.05)
             self._hear(worker)
-        if worker.process is not None:
-            self._hear(worker)
-        if worker.process is not None:
-            worker.process.kill()
-            worker.process.join(5)
-            self._hear(worker)
+        worker.drop()
 
     # Numbers and readiness
 
     def _tick(self) -> None:
-        for worker in self._workers:
+        for worker in self.workers:
             worker.tick()
         self.snapshot = self._take_snapshot()
-        if self.snapshot.ready or self._purges:
-            if not self._announced:
-                self._announced = True
-                notify.ready()
+        if self._lifeline.purges and not self._announced:
+            self._announced = True
+            notify.ready()
         notify.watchdog()
 
     def _reasons(self) -> list[str]:
         reasons = [
             f"pump {worker.lane.field} is {worker.state}"
             + (f": {worker.last_error}" if worker.last_error else "")
-            for worker in self._workers
+            for worker in self.workers
             if worker.state != "running"
         ]
-        if self._source_error:
-            reasons.append(f"Redis: {self._source_error}")
-        elif not self._purges:
+        if self._lifeline.error:
+            reasons.append(f"Redis: {self._lifeline.error}")
+        elif not self._lifeline.purges:
             reasons.append("no purge yet")
         reasons += [
             f"claims are kept for the removed pump {field}" for field in self._unknown
         ]
-        if self._unsettled:
-            reasons.append("dead letters cannot be stored")
+        reasons += [
+            f"dead letters of pump {worker.lane.field} cannot be stored"
+            for worker in self.workers
+            if worker.unsettled
+        ]
         if self._stopping:
             reasons.append("stopping")
         return reasons
 
     def _take_snapshot(self) -> Snapshot:
-        streams = self._streams()
-        now = self.clock.now()
+        lifeline = self._lifeline
+        streams = lifeline.streams()
         by_pump: dict[str, list[WorkerHandle]] = {}
-        for worker in self._workers:
+        for worker in self.workers:
             by_pump.setdefault(worker.config.name, []).append(worker)
         reasons = self._reasons()
-        claims, records = self._source.backlog() if self._source else (0, 0)
+        claims, records = lifeline.source.backlog() if lifeline.source else (0, 0)
+        now = self.clock.now()
         return Snapshot(
             version=tyk_pump.__version__,
             instance=self._folder.name,
             started=self._started,
             ready=not reasons,
             reasons=reasons,
-            pumps=[self._pump_snapshot(w, streams, now) for w in by_pump.values()],
-            redis=self._source_error,
-            lists=self._lengths,
+            pumps=[pump_snapshot(group, streams, now) for group in by_pump.values()],
+            redis=lifeline.error,
+            lists=lifeline.lengths,
             streams=len(streams),
             claims=claims,
             claimed_records=records,
-            claimed_total=self._claimed,
-            lost_records=self._lost,
-            purges=self._purges,
-            source_errors=self._source_errors,
+            claimed_total=lifeline.claimed,
+            lost_records=self._windows.lost,
+            purges=lifeline.purges,
+            source_errors=lifeline.errors,
             pid=os.getpid(),
         )
-
-    @staticmethod
-    def _pump_snapshot(
-        workers: list[WorkerHandle], streams: list[Stream], now: float
-    ) -> PumpSnapshot:
-        worst = next((w for w in workers if w.state != "running"), workers[0])
-        history = [sum(column) for column in zip(*(w.history for w in workers))]
-        oldest = [at for w in workers for at in _waiting_since(w.lane, streams)]
-        counts = [w.counts for w in workers]
-        buckets = [sum(column) for column in zip(*(c.write_buckets for c in counts))]
-        return PumpSnapshot(
-            name=workers[0].config.name,
-            type=workers[0].config.type,
-            state=worst.state,
-            delivered=sum(c.delivered for c in counts),
-            filtered=sum(c.filtered for c in counts),
-            dead=sum(c.dead for c in counts),
-            retried=sum(c.retried for c in counts),
-            pending=sum(w.lane.pending(streams) for w in workers),
-            lag_seconds=max(0.0, now - min(oldest)) if oldest else 0.0,
-            restarts=sum(c.restarts for c in counts),
-            last_error=worst.last_error,
-            rate=sum(history[-11:-1]) / 10,
-            history=history,
-            write_buckets=buckets,
-            write_seconds=sum(c.write_seconds for c in counts),
-            pids=[w.process.pid for w in workers if w.process and w.process.pid],
-        )
-
-    # Demo mode: frames that come from no list
-
-    def open_for_demo(self, lease_end: float) -> bool:
-        """Start the workers; say whether each pump is open."""
-        self.signals.install()
-        self._make_workers(self.config.pumps)
-        link = Link(self.root.analytics_storage_config)
-        note_version(link, tyk_pump.__version__)
-        link.close()
-        for worker in self._workers:
-            worker.lease_end = lease_end
-            if worker.due():
-                worker.start()
-                worker.set_lease(lease_end)
-        while not self.signals.stop:
-            if any(worker.state == "failed" for worker in self._workers):
-                return False
-            if all(worker.ready() for worker in self._workers):
-                return True
-            self._listen(0.1)
-        return False
-
-    def deliver_demo(self, span: lanes.Span, frame: bytes) -> bool:
-        """Hand one frame to every pump, waiting for room; False when told to stop."""
-        waiting = [w for w in self._workers if w.lane.index == 0]
-        while waiting and not self.signals.stop:
-            self._retry_unsettled()
-            for worker in list(waiting):
-                worker.watch()
-                if worker.due():
-                    return False  # it died with frames that no claim keeps
-                if not worker.has_room(self.root.queue_bytes):
-                    continue
-                if worker.channel is not None and worker.channel.offer(frame):
-                    worker.lane.offered(span, span.end, len(frame))
-                    waiting.remove(worker)
-            self._listen(0.05 if waiting else 0.0)
-        return not waiting
-
-    def close_demo(self) -> bool:
-        """Wait until all is settled, stop the workers; say whether all arrived."""
-        while not self.signals.stop and any(w.lane.sent for w in self._workers):
-            for worker in self._workers:
-                worker.watch()
-            self._listen(0.1)
-            if any(worker.process is None for worker in self._workers):
-                break
-        complete = not any(worker.lane.sent for worker in self._workers)
-        for worker in self._workers:
-            complete = complete and worker.process is not None
-            worker.stop()
-        until = self.clock.monotonic() + self.root.shutdown_timeout
-        while self.clock.monotonic() < until:
-            if all(worker.process is None for worker in self._workers):
-                break
-            self._listen(0.1)
-        for worker in self._workers:
-            worker.kill()
-        return complete
 
     # The end
 
     def _shut_down(self) -> int:
         """Last claim, finish what is in hand, give the rest back."""
         self._stopping = True
-        count = len({worker.config.name for worker in self._workers})
+        first = self.signals.stop
         notify.stopping()
+        count = len({worker.config.name for worker in self.workers})
         logger.info(f"Shutting down {count} pumps...", extra={"prefix": "main"})
         began = self.clock.monotonic()
         deadline = began + self.root.shutdown_timeout
-        offer_until = began + self.root.shutdown_timeout * DRAIN_SHARE
-        if self._source_ready:
-            self._guarded(self._round)
-        signals = self.signals.stop
-        while self.clock.monotonic() < deadline and self.signals.stop == signals:
-            open_ = self.clock.monotonic() < offer_until
-            for worker in self._workers:
-                worker.watch()
-                if worker.due() and open_:
-                    self._start(worker)
-            self._retry_unsettled()
-            busy = self._offer() if open_ and self._source_usable() else False
-            if self._dirty and self._source_usable():
-                self._guarded(self._settle)
-            if self._nothing_in_hand(open_):
-                break
-            self._listen(0.0 if busy else 0.05)
-            if self._source_ready and self._lease_is_short():
-                self._guarded(self._renew)
-        again = self.signals.stop != signals
-        for worker in self._workers:
+        if self._lifeline.usable:
+            self._lifeline.purge()
+        self._drain(began + self.root.shutdown_timeout * DRAIN_SHARE, deadline, first)
+        for worker in self.workers:
             worker.stop()
-        while not again and self.clock.monotonic() < deadline:
-            if all(worker.process is None for worker in self._workers):
+        while self._patient(deadline, first):
+            if all(worker.process is None for worker in self.workers):
                 break
-            self._listen(0.05)
-            again = self.signals.stop != signals
-        for worker in self._workers:
-            if worker.process is not None:
-                worker.process.kill()
-                worker.process.join(2)
-                self._hear(worker)
+            self.listen(0.05)
+        for worker in self.workers:
+            worker.drop()
             logger.info(
                 f"{worker.config.name} pump stopped.",
                 extra={"prefix": "main", "pump": worker.lane.field},
             )
-        self._retry_unsettled()
-        if self._source_ready and self._source is not None:
-            if self._dirty:
-                self._guarded(self._settle)
-            self._guarded(lambda source: source.give_back())
+        self._turn(offering=False)
+        if self._lifeline.usable:
+            self._lifeline.run(lambda source: source.give_back())
         logger.info("Tyk-pump stopped.", extra={"prefix": "main"})
-        return 1 if again else 0
+        return 0 if self.signals.stop == first else 1
+
+    def _drain(self, offer_until: float, deadline: float, first: int) -> None:
+        while self._patient(deadline, first):
+            offering = self.clock.monotonic() < offer_until
+            busy = self._turn(offering=offering)
+            if self._nothing_in_hand(offering):
+                return
+            self.listen(0.0 if busy else 0.05)
+            self._lifeline.keep()
+
+    def _patient(self, deadline: float, first: int) -> bool:
+        """Say whether there is time left and no second signal has come."""
+        return self.clock.monotonic() < deadline and self.signals.stop == first
 
     def _nothing_in_hand(self, offering: bool) -> bool:
-        """Say whether no worker has a frame, nor should have one."""
-        streams = self._streams()
-        for worker in self._workers:
+        """Say whether no worker has a frame, nor is about to get one."""
+        streams = self._lifeline.streams()
+        for worker in self.workers:
             if worker.lane.sent:
-                # A pump that only fails cannot be waited for in vain for long, but
-                # within the time-out it may succeed.
                 return False
-            waits = worker.state in ("starting", "restarting", "retrying", "running")
-            if offering and waits and worker.lane.next_span(streams) is not None:
+            alive = worker.state not in ("failed", "stopped")
+            if offering and alive and worker.lane.next_span(streams) is not None:
                 return False
         return True
-
-
-def _waiting_since(lane: Lane, streams: list[Stream]) -> Iterator[float]:
-    """Yield when the oldest claim came that this lane has not settled."""
-    for stream in streams:
-        if lane.field not in stream.progress:
-            continue
-        position = lane.settled(stream)
-        for claim in stream.claims:
-            if claim.base + claim.length > position:
-                yield claim.at
-                return
 
 
 def run(
@@ -1024,9 +541,8 @@ def run(
 ) -> int:
     """Run the coordinator in this process; return the exit code."""
     environment = dict(os.environ if environ is None else environ)
-    root = config.root
-    place = locate(root.state_dir, conf_path or "", environment)
-    folder = StateFolder.open(place, root.instance_name)
+    place = locate(config.root.state_dir, conf_path or "", environment)
+    folder = StateFolder.open(place, config.root.instance_name)
     state = StateFile(folder.file)
     coordinator = Coordinator(
         config,
@@ -1044,4 +560,3 @@ def run(
     finally:
         state.close()
         folder.close()
-

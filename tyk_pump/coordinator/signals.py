@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from types import FrameType
@@ -27,10 +28,9 @@ class Signals:
 
     def wake(self) -> None:
         """Wake the loop from another thread."""
-        try:
+        # A full pipe does no harm: the loop is about to wake anyway.
+        with contextlib.suppress(BlockingIOError):
             os.write(self._write, b"\0")
-        except BlockingIOError:
-            pass  # the pipe is full: the loop is about to wake anyway
 
     def drain(self) -> None:
         """Empty the pipe before looking at the counters."""

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+from collections import deque
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -26,6 +27,7 @@ LONGEST_PAUSE = 60.0
 DUMP_SECONDS = 0.5
 """From SIGABRT (stack dump) to SIGKILL."""
 HISTORY = 60
+TOLD_TO = "told to"
 
 _context: Any = multiprocessing.get_context("spawn")
 
@@ -75,6 +77,8 @@ class WorkerHandle:
         self.state = "starting"
         self.last_error = ""
         self.history = [0] * HISTORY
+        self.unsettled: deque[outcome.Outcome] = deque()
+        """Answers whose dead letters the disk has refused so far."""
         self.channel: Channel | None = None
         self.process: BaseProcess | None = None
         self._root = root
@@ -154,6 +158,8 @@ class WorkerHandle:
         """Say whether one more frame may be offered."""
         if not self.ready():
             return False
+        if self.unsettled:
+            return False
         if self.lane.suspect is not None:
             # One frame at a time: then the one in hand is the guilty one.
             return not self.lane.sent
@@ -166,7 +172,10 @@ class WorkerHandle:
         match message:
             case outcome.Ready():
                 self.state = "running"
-                self._failures = 0 if not self.lane.suspect else self._failures
+                logger.info(
+                    f"Init Pump: {self.config.name}",
+                    extra={"prefix": "main", "pump": self.lane.field},
+                )
             case outcome.Failed():
                 self._failed = message
             case outcome.Outcome():
@@ -196,9 +205,24 @@ class WorkerHandle:
 
     def kill(self) -> None:
         """End it now, without blame for any record."""
-        self._killed = self._killed or "told to"
+        if self.process is not None:
+            self._killed = self._killed or TOLD_TO
+            self.process.kill()
+
+    def drop(self) -> None:
+        """End it now and do not listen to it any more; it is offered all again."""
         if self.process is not None:
             self.process.kill()
+            self.process.join()
+            self.process.close()
+        if self.channel is not None:
+            self.channel.close()
+        self.process = self.channel = None
+        self.state = "stopped" if self._stopping else "restarting"
+        self.start_at = None if self._stopping else self._clock.monotonic()
+        self.lane.restarted()
+        self.lane.suspect = None
+        self.unsettled.clear()
 
     def watch(self) -> None:
         """Replace it when it is silent, stuck, or past the time-out of its pump."""
@@ -245,7 +269,7 @@ class WorkerHandle:
             self._again("failed", self._failed.reason)
         elif self._killed and self._killed_writing:
             self._again("retrying", self._killed, ceiling=self.config.retry.max)
-        elif self._killed == "told to":
+        elif self._killed == TOLD_TO:
             self.state = "stopped"
         else:
             reason = self._killed or _exit_text(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -122,7 +123,10 @@ class Worker:
         """Return the selected records, where each stood in the frame, and the rest."""
         decode = self._decoders.get(codec)
         if decode is None:
-            decode = codecs.decoder(codec, self._selector.needs)
+            kind: Literal["msgpack", "protobuf"] = (
+                "protobuf" if codec == "protobuf" else "msgpack"
+            )
+            decode = codecs.decoder(kind, self._selector.needs)
             self._decoders[codec] = decode
         wanted = self._selector.select
         records: list[AnalyticsRecord] = []

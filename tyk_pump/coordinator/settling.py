@@ -1,0 +1,204 @@
+"""Answers of workers become dead letters in the state file, cursors, and trims.
+
+The order is the promise: dead letters are stored first, then the cursor moves, then
+what every cursor has passed is trimmed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from tyk_pump.clock import Clock
+from tyk_pump.coordinator.lanes import Lane, Sent, add
+from tyk_pump.coordinator.supervisor import WorkerHandle
+from tyk_pump.errors import StateError
+from tyk_pump.source.claims import Progress, Source, Stream
+from tyk_pump.state.file import StateFile
+from tyk_pump.worker.outcome import DeadRecord, Outcome
+
+logger = logging.getLogger(__name__)
+
+DISK_PAUSE = 1.0
+"""Seconds until a refused disk write is tried again."""
+
+
+class Settler:
+    """Keeps what is settled and not yet written, for all workers."""
+
+    def __init__(self, state: StateFile, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+        self._moved: set[tuple[str, str]] = set()
+        self._due = False
+        self._disk_at = 0.0
+
+    @property
+    def due(self) -> bool:
+        """True when there are cursors to write or streams to look through."""
+        return self._due or bool(self._moved)
+
+    def look_through(self) -> None:
+        """Have the next `write` look at every stream: owners or pumps have changed."""
+        self._due = True
+
+    def forget(self) -> None:
+        """Drop everything: another instance may own our streams."""
+        self._moved.clear()
+
+    # From an answer to a cursor
+
+    def accept(self, worker: WorkerHandle, done: Outcome, source: Source) -> None:
+        """Take in one settled frame, in the worker's order."""
+        if worker.unsettled or not self.store(worker, done):
+            worker.unsettled.append(done)
+            return
+        self._move(worker.lane, done, source)
+
+    def retry(self, workers: Sequence[WorkerHandle], source: Source) -> None:
+        """Store what the disk refused before; meanwhile the worker gets no frames."""
+        if self._clock.monotonic() < self._disk_at:
+            return
+        for worker in workers:
+            while worker.unsettled:
+                if not self.store(worker, worker.unsettled[0]):
+                    return
+                self._move(worker.lane, worker.unsettled.popleft(), source)
+
+    def store(self, worker: WorkerHandle, done: Outcome) -> bool:
+        """Store the dead letters; False while the disk refuses them."""
+        if not done.dead:
+            return True
+        name = worker.config.name
+        try:
+            self._state.store_dead(
+                name, done.list, done.codec, done.dead, self._clock.now()
+            )
+        except StateError as exc:
+            self._disk_at = self._clock.monotonic() + DISK_PAUSE
+            if worker.last_error != str(exc):
+                worker.last_error = str(exc)
+                logger.error(
+                    "dead letters cannot be stored, their claims wait",
+                    extra={"pump": name, "reason": str(exc)},
+                )
+            return False
+        logger.error(
+            "records refused",
+            extra={
+                "pump": name,
+                "list": done.list,
+                "records": len(done.dead),
+                "reason": done.dead[0].reason,
+            },
+        )
+        return True
+
+    def bury(self, worker: WorkerHandle, poison: Sent, source: Source) -> None:
+        """Make a dead letter of the one record that kills workers."""
+        window = source.read(poison.stream, poison.first, 1)
+        identity = f"{poison.stream}:{poison.first}"
+        reason = f"the worker died on this record: {worker.last_error}"
+        done = Outcome(
+            stream=poison.stream,
+            first=poison.first,
+            end=poison.end,
+            delivered=0,
+            filtered=0,
+            dead=[
+                DeadRecord(poison.first, identity, reason, raw)
+                for raw in window.records
+            ],
+            seconds=0.0,
+            attempts=0,
+            list=window.list,
+            codec=window.codec,
+        )
+        worker.counts.dead += len(done.dead)
+        worker.lane.skip(poison.stream, poison.end)
+        self.accept(worker, done, source)
+
+    def pass_over(self, lane: Lane, stream: Stream, end: int) -> None:
+        """Move a cursor over positions that hold nothing any more."""
+        lane.skip(stream.id, end)
+        progress = stream.progress.get(lane.field)
+        if progress is not None:
+            add(progress, end, 0, 0)
+            self._moved.add((stream.id, lane.field))
+
+    def _move(self, lane: Lane, done: Outcome, source: Source) -> None:
+        stream = source.streams.get(done.stream)
+        progress = stream.progress.get(lane.field) if stream else None
+        if progress is not None:
+            add(progress, done.end, done.filtered, len(done.dead))
+            self._moved.add((done.stream, lane.field))
+
+    # From cursors to Redis
+
+    def write(self, source: Source, workers: Sequence[WorkerHandle]) -> None:
+        """Write the cursors that moved, then trim what all have passed."""
+        lanes = {worker.lane.field: worker.lane for worker in workers}
+        for stream in source.streams.values():
+            self._relay(stream, workers)
+        moved: dict[str, dict[str, Progress]] = {}
+        for name, field in self._moved:
+            stream_ = source.streams.get(name)
+            if stream_ is not None and field in stream_.progress:
+                moved.setdefault(name, {})[field] = stream_.progress[field]
+        trims: dict[str, int] = {}
+        for stream in source.streams.values():
+            passed = stream.end
+            for field, progress in stream.progress.items():
+                lane = lanes.get(field)
+                settled = lane.settled(stream) if lane else progress.position
+                passed = min(passed, settled)
+            if passed > stream.trimmed:
+                trims[stream.id] = passed
+        if moved or trims:
+            known = set(source.streams)
+            source.settle(moved, trims)
+            for name in known - set(source.streams):
+                for worker in workers:
+                    worker.lane.drop_stream(name)
+        self._moved.clear()
+        self._due = False
+
+    def _relay(self, stream: Stream, workers: Sequence[WorkerHandle]) -> None:
+        """When a pump's number of workers has changed, its new lanes go on.
+
+        They begin where the old lanes leave nothing unsettled; what one of those had
+        done beyond that is repeated.
+        """
+        for worker in workers:
+            lane = worker.lane
+            if lane.field in stream.progress:
+                continue
+            old = [
+                other
+                for field in stream.progress
+                if (other := _lane_of(field)).pump == lane.pump
+                and other.lanes != lane.lanes
+            ]
+            if old:
+                position = min(other.settled(stream) for other in old)
+                stream.progress[lane.field] = Progress(position=position)
+                self._moved.add((stream.id, lane.field))
+
+
+def _lane_of(field: str) -> Lane:
+    """Return the lane that a field of the stream's hash belongs to."""
+    pump, slash, numbers = field.rpartition("/")
+    if slash and numbers.count(":") == 1:
+        index, _, lanes = numbers.partition(":")
+        if index.isdecimal() and lanes.isdecimal():
+            return Lane(pump, int(index), int(lanes))
+    return Lane(field, 0, 1)
+
+
+def outdated(field: str, workers: Sequence[WorkerHandle]) -> bool:
+    """Say whether a field is that of an old number of workers of a present pump."""
+    lane = _lane_of(field)
+    return any(
+        worker.lane.pump == lane.pump and worker.lane.lanes != lane.lanes
+        for worker in workers
+    )

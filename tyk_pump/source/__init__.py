@@ -1,0 +1,1 @@
+"""Where records come from: Redis lists, claimed, read and trimmed."""

@@ -1,0 +1,920 @@
+"""Streams of claims: claim a list in one step, read it, trim it, adopt, give back.
+
+The records that one coordinator claims in its life are one stream, named by a ULID.
+Its claims continue each other's numbering, and each pump has a cursor in it. All of
+this stands in Redis, under the operator's key prefix:
+
+    tyk-pump:streams          hash: stream -> owner ("" when given back)
+    tyk-pump:stream:<stream>  hash: claim:<ulid> -> the claim, pump:<field> -> cursor
+    tyk-pump:lease:<owner>    a living owner; owner = instance name # incarnation
+    tyk-pump:instances        hash: instance name -> incarnation that started last
+    {<list>}:claim:<ulid>     a claimed list, in the list's own hash slot
+
+Nothing is assumed about a command whose answer was lost: an intent is written before a
+list is renamed, and what became of it is looked at until it shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from tyk_pump import __version__
+from tyk_pump.clock import Clock
+from tyk_pump.errors import ConfigError, LeaseLost, SourceError
+from tyk_pump.source.lists import ListName, claim_key, lists
+from tyk_pump.source.redis import Command, Link, out_of_memory
+from tyk_pump.ulid import ulid, ulid_time
+
+log = logging.getLogger(__name__)
+
+INTENT_GRACE = 600.0
+"""Seconds after which an intent whose claim never showed is dropped."""
+VERSION_KEY = "version-check-pump"
+_CLAIM = "claim:"
+_PUMP = "pump:"
+
+
+class FieldBook(Protocol):
+    """Keeps fields of a stream's hash while Redis has no memory for them."""
+
+    def put(self, stream: str, fields: Mapping[str, bytes]) -> None:
+        """Keep fields durably."""
+
+    def pending(self) -> dict[str, dict[str, bytes]]:
+        """Return the kept fields by stream."""
+
+    def clear(self, stream: str, fields: Iterable[str]) -> None:
+        """Forget fields that Redis has now."""
+
+
+class Claim(msgspec.Struct, array_like=True):
+    """One claimed list, or a part of one: positions `base` to `base + length`.
+
+    `offset` and `total` are positions in the key as it was when claimed: a record is
+    addressed from the tail, because a claim never grows and is trimmed at its head.
+    A `base` below 0 is an intent: the key may exist or not.
+    """
+
+    list: str
+    codec: str
+    key: str
+    base: int = -1
+    length: int = -1
+    at: float = 0.0
+    head: bytes = b""
+    offset: int = 0
+    total: int = -1
+
+    @property
+    def end(self) -> int:
+        """Position behind the last record."""
+        return self.base + self.length
+
+    def index(self, position: int) -> int:
+        """Return the position's index from the tail of the key: a negative number."""
+        return position - self.base + self.offset - self.total
+
+
+class Progress(msgspec.Struct, array_like=True):
+    """How far a pump has settled a stream, and what it did not deliver."""
+
+    position: int = 0
+    filtered: int = 0
+    dead: int = 0
+
+
+class Stream(msgspec.Struct):
+    """A stream that we own."""
+
+    id: str
+    own: bool
+    """True for the one that we claim into."""
+    claims: dict[str, Claim] = msgspec.field(default_factory=dict)
+    """Noted and not finished, by name, in the order of their numbering."""
+    intents: dict[str, Claim] = msgspec.field(default_factory=dict)
+    end: int = 0
+    trimmed: int = 0
+    progress: dict[str, Progress] = msgspec.field(default_factory=dict)
+    registered: bool = True
+    """False when Redis is to be told of the stream (again)."""
+
+
+class Window(msgspec.Struct):
+    """Neighbouring records of one claim; or `lost` positions that Redis lost."""
+
+    stream: str
+    list: str
+    codec: str
+    first: int
+    records: Sequence[bytes]
+    lost: int = 0
+
+
+class Look(msgspec.Struct):
+    """What one round found: lengths before the claims, records claimed, adoptions."""
+
+    lengths: dict[str, int]
+    claimed: int
+    adopted: Sequence[str]
+
+
+class Keys:
+    """The names of our own keys under a prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.streams = f"{prefix}tyk-pump:streams"
+        self.instances = f"{prefix}tyk-pump:instances"
+
+    def stream(self, name: str) -> str:
+        """Return the key of a stream's hash."""
+        return f"{self.prefix}tyk-pump:stream:{name}"
+
+    def lease(self, owner: str) -> str:
+        """Return the key that lives as long as the owner does."""
+        return f"{self.prefix}tyk-pump:lease:{owner}"
+
+
+class Source:
+    """The claims of one incarnation of one instance."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        prefix: str,
+        name: str,
+        incarnation: str,
+        previous: str = "",
+        lease_time: float,
+        fields: Sequence[str],
+        book: FieldBook,
+        clock: Clock,
+    ) -> None:
+        self.streams: dict[str, Stream] = {}
+        self.lease_end = -math.inf
+        self.owner = f"{name}#{incarnation}"
+        self._name = name
+        self._incarnation = incarnation
+        self._previous = f"{name}#{previous}" if previous else ""
+        self._link = link
+        self._keys = Keys(prefix)
+        self._prefix = prefix
+        self._lists = lists(prefix)
+        self._lease_time = lease_time
+        self._fields = list(dict.fromkeys(fields))
+        self._book = book
+        self._clock = clock
+        self._leased = False
+        self._foreign: list[str] = []  # owners seen at the last look
+        self._owed: dict[str, dict[str, bytes]] = {}  # refused for want of memory
+        self._booked = False
+        self._own: Stream | None = None
+        self._rounds = 0
+        self._missing: dict[str, int] = {}  # claim -> round in which it was missed
+
+    # The lease
+
+    def start(self) -> None:
+        """Take the lease, and back what our previous incarnation held."""
+        keys = self._keys
+        began = self._clock.monotonic()
+        held, streams = self._ask(
+            [("HGET", keys.instances, self._name), ("HGETALL", keys.streams)]
+        )
+        owners = {_text(owner) for owner in _pairs(streams).values()}
+        rivals = {o for o in owners if o.startswith(f"{self._name}#")}
+        if held is not None:
+            rivals.add(f"{self._name}#{_text(held)}")
+        rivals -= {self.owner, self._previous}
+        self._refuse_rivals(sorted(rivals))
+        self._take_lease(began)
+        commands: list[Command] = [("SET", VERSION_KEY, __version__)]
+        if self._leased:
+            commands.append(
+                ("HSET", keys.instances, self._name, self._incarnation),
+            )
+        for reply in self._link.execute(commands):
+            if isinstance(reply, ResponseError) and not out_of_memory(reply):
+                log.warning("Redis refused a key", extra={"reason": str(reply)})
+        self._booked = bool(self._book.pending())
+        self._move_book()
+        self._take_back(_pairs(streams))
+
+    def _refuse_rivals(self, rivals: Sequence[str]) -> None:
+        alive = self._ask([("EXISTS", self._keys.lease(o)) for o in rivals])
+        for owner, lives in zip(rivals, alive, strict=True):
+            if lives:
+                raise ConfigError(
+                    f"instance_name: another living instance is named {self._name!r}"
+                    f" (incarnation {owner.partition('#')[2]})"
+                )
+
+    def _take_lease(self, began: float) -> None:
+        milliseconds = int(self._lease_time * 1000)
+        key = self._keys.lease(self.owner)
+        (reply,) = self._link.execute(
+            [("SET", key, self._incarnation, "NX", "PX", milliseconds)]
+        )
+        if isinstance(reply, ResponseError) and not out_of_memory(reply):
+            raise SourceError(f"Redis: {reply}")
+        # Without memory Redis takes no lease, and nobody can adopt anything either.
+        # A lease that exists is ours: the incarnation is in its name.
+        self._leased = not isinstance(reply, ResponseError)
+        self.lease_end = began + self._lease_time
+
+    def _take_back(self, streams: Mapping[bytes, bytes]) -> None:
+        if not self._previous:
+            return
+        for stream, owner in streams.items():
+            if _text(owner) == self._previous:
+                self._adopt(_text(stream), owner)
+        self._link.execute([("UNLINK", self._keys.lease(self._previous))])
+
+    def renew(self) -> None:
+        """Renew the lease; LeaseLost when it is gone."""
+        began = self._clock.monotonic()
+        if not self._leased:
+            self._take_lease(began)
+            return
+        (reply,) = self._ask([self._renewal()])
+        self._renewed(reply, began)
+
+    def _renewal(self) -> Command:
+        # PEXPIRE and not SET: it passes when Redis is out of memory.
+        key = self._keys.lease(self.owner)
+        return ("PEXPIRE", key, int(self._lease_time * 1000))
+
+    def _renewed(self, reply: Any, began: float) -> None:
+        if self._leased and not reply:
+            raise LeaseLost("the lease in Redis is gone")
+        self.lease_end = began + self._lease_time
+
+    # One round
+
+    def round(self) -> Look:
+        """Renew the lease, claim what has come, adopt what nobody owns."""
+        self._rounds += 1
+        began = self._clock.monotonic()
+        if not self._leased:
+            self._take_lease(began)
+        intents = [
+            (stream, name)
+            for stream in self.streams.values()
+            for name in stream.intents
+        ]
+        foreign = list(self._foreign)
+        replies = self._ask(
+            [
+                self._renewal(),
+                ("HGETALL", self._keys.streams),
+                *(("EXISTS", self._keys.lease(owner)) for owner in foreign),
+                *(("LLEN", s.intents[name].key) for s, name in intents),
+                *(("LLEN", one.key) for one in self._lists),
+            ],
+            tolerant=True,
+        )
+        renewal, streams, *rest = replies
+        for reply in (renewal, streams, *rest[: len(foreign)]):
+            if isinstance(reply, ResponseError):
+                raise SourceError(f"Redis: {reply}")
+        self._renewed(renewal, began)
+        owners = {_text(k): _text(v) for k, v in _pairs(streams).items()}
+        self._compare_owners(owners)
+        alive = dict(zip(foreign, rest, strict=False))
+        rest = rest[len(foreign) :]
+        self._resolve(intents, rest[: len(intents)])
+        self._move_book()
+        self._register_again()
+        lengths = self._lengths(rest[len(intents) :])
+        claimed = self._claim_all(lengths)
+        return Look(lengths, claimed, self._adopt_orphans(owners, alive))
+
+    def _compare_owners(self, owners: Mapping[str, str]) -> None:
+        for stream in list(self.streams.values()):
+            owner = owners.get(stream.id)
+            if owner is None:
+                # Redis came back with older data: it is told of our stream again.
+                stream.registered = stream.registered and not self._leased
+            elif owner != self.owner:
+                raise LeaseLost(f"stream {stream.id} has another owner")
+
+    def _lengths(self, replies: Sequence[Any]) -> dict[str, int]:
+        lengths: dict[str, int] = {}
+        for one, reply in zip(self._lists, replies, strict=True):
+            if isinstance(reply, ResponseError):
+                log.error(
+                    "list cannot be read", extra={"list": one.key, "reason": str(reply)}
+                )
+            else:
+                lengths[one.key] = int(reply)
+        return lengths
+
+    # Claiming
+
+    def _claim_all(self, lengths: Mapping[str, int]) -> int:
+        waiting = [one for one in self._lists if lengths.get(one.key)]
+        if not waiting:
+            return 0
+        stream = self._own_stream()
+        at = self._clock.now()
+        names: dict[str, Claim] = {}
+        for one in waiting:
+            name = ulid(at)
+            key = claim_key(self._prefix, one.key, name)
+            names[name] = Claim(one.key, one.codec, key, at=at)
+        stream.intents.update(names)
+        self._write_fields(
+            stream, {_CLAIM + name: _pack(claim) for name, claim in names.items()}
+        )
+        before = stream.end
+        for name, claim in names.items():
+            self._claim(stream, name, claim)
+        return stream.end - before
+
+    def _own_stream(self) -> Stream:
+        if self._own is not None and self._own.id in self.streams:
+            return self._own
+        stream = Stream(id=ulid(self._clock.now()), own=True, registered=False)
+        stream.progress = {field: Progress() for field in self._fields}
+        self.streams[stream.id] = self._own = stream
+        return stream
+
+    def _claim(self, stream: Stream, name: str, intent: Claim) -> None:
+        """Rename the list; an answer that is lost leaves the intent to be resolved."""
+        # No WATCH on the gateway's list (it never wins against a busy gateway). The
+        # new name is fresh, and nothing is resent: nothing can be overwritten.
+        renamed, _, length, head = self._link.execute(
+            [
+                ("RENAMENX", intent.list, intent.key),
+                ("PERSIST", intent.key),
+                ("LLEN", intent.key),
+                ("LINDEX", intent.key, 0),
+            ],
+            atomic=True,
+        )
+        if isinstance(renamed, ResponseError) or not length:
+            if isinstance(renamed, ResponseError) and "no such key" not in str(renamed):
+                raise SourceError(f"Redis: {renamed}")
+            # Another consumer was faster: nothing was renamed, and that is certain.
+            del stream.intents[name]
+            self._forget_fields(stream, [_CLAIM + name])
+            return
+        self._note(stream, name, intent, int(length), bytes(head or b""))
+
+    def _note(
+        self, stream: Stream, name: str, intent: Claim, length: int, head: bytes
+    ) -> None:
+        """Number the claim; in Redis (or the state file) before the first read."""
+        digest = _digest(head)
+        lost = self._same_as_lost(intent.list, digest)
+        claims: dict[str, Claim] = {}
+        owner = stream
+        if lost is not None:
+            owner, old_name = lost
+            old = owner.claims[old_name]
+            log.warning("a lost claim is back", extra={"list": intent.list})
+            claims[old_name] = msgspec.structs.replace(
+                old, key=intent.key, offset=0, total=length
+            )
+            self._write_fields(owner, {_CLAIM + old_name: _pack(claims[old_name])})
+            owner.claims[old_name] = claims[old_name]
+            self._missing.pop(old_name, None)
+            known = old.total
+            if length <= known:
+                stream.intents.pop(name, None)
+                self._forget_fields(stream, [_CLAIM + name])
+                return
+        else:
+            known = 0
+        noted = msgspec.structs.replace(
+            intent,
+            base=stream.end,
+            length=length - known,
+            head=digest if not known else b"",
+            offset=known,
+            total=length,
+        )
+        self._write_fields(stream, {_CLAIM + name: _pack(noted)})
+        stream.intents.pop(name, None)
+        stream.claims[name] = noted
+        stream.end = noted.end
+
+    def _same_as_lost(self, list_key: str, digest: bytes) -> tuple[Stream, str] | None:
+        """Return the vanished claim whose first record heads this list again."""
+        for stream in self.streams.values():
+            for name, claim in stream.claims.items():
+                same = claim.list == list_key and claim.head == digest
+                if same and name in self._missing and claim.offset == 0:
+                    return stream, name
+        return None
+
+    def _resolve(
+        self, intents: Sequence[tuple[Stream, str]], lengths: Sequence[Any]
+    ) -> None:
+        """See what became of renames whose answers were lost."""
+        for (stream, name), length in zip(intents, lengths, strict=True):
+            intent = stream.intents[name]
+            if isinstance(length, ResponseError):
+                continue
+            if length:
+                _, head = self._ask(
+                    [("PERSIST", intent.key), ("LINDEX", intent.key, 0)]
+                )
+                self._note(stream, name, intent, int(length), bytes(head or b""))
+            elif self._clock.now() - intent.at > INTENT_GRACE:
+                del stream.intents[name]
+                self._forget_fields(stream, [_CLAIM + name])
+
+    # Writing our own fields
+
+    def _write_fields(self, stream: Stream, fields: Mapping[str, bytes]) -> None:
+        """Write fields of a stream's hash, into the state file when Redis is full."""
+        key = self._keys.stream(stream.id)
+        commands: list[Command] = []
+        if not stream.registered:
+            commands.append(("HSET", self._keys.streams, stream.id, self.owner))
+            fields = {**self._all_fields(stream), **fields}
+        commands.append(("HSET", key, *_flat(fields)))
+        replies = self._link.execute(commands)
+        if any(map(out_of_memory, replies)):
+            self._book.put(stream.id, fields)
+            self._booked = True
+            return
+        _raise_first(replies)
+        stream.registered = True
+
+    def _all_fields(self, stream: Stream) -> dict[str, bytes]:
+        everything = {_PUMP + f: _pack(p) for f, p in stream.progress.items()}
+        for name, claim in (*stream.claims.items(), *stream.intents.items()):
+            everything[_CLAIM + name] = _pack(claim)
+        return everything
+
+    def _forget_fields(self, stream: Stream, fields: Sequence[str]) -> None:
+        if not fields:
+            return
+        if self._booked:
+            self._book.clear(stream.id, fields)
+        self._ask([("HDEL", self._keys.stream(stream.id), *fields)])
+
+    def _move_book(self) -> None:
+        """Give Redis what it had no memory for before."""
+        if not self._booked:
+            return
+        for name, fields in self._book.pending().items():
+            stream = self.streams.get(name)
+            key = self._keys.stream(name)
+            owner = self.owner if stream else ""
+            if stream is not None:
+                # What is known in memory is newer than what was booked.
+                fields = {**fields, **self._all_fields(stream)}
+            replies = self._link.execute(
+                [
+                    ("HSETNX", self._keys.streams, name, owner),
+                    ("HSET", key, *_flat(fields)),
+                ]
+            )
+            if any(map(out_of_memory, replies)):
+                return
+            _raise_first(replies)
+            if stream is not None:
+                stream.registered = True
+            self._book.clear(name, fields)
+        self._booked = bool(self._book.pending())
+
+    def _register_again(self) -> None:
+        for stream in self.streams.values():
+            if not stream.registered and (stream.claims or stream.intents):
+                self._write_fields(stream, {})
+
+    # Adopting
+
+    def _adopt_orphans(
+        self, owners: Mapping[str, str], alive: Mapping[str, Any]
+    ) -> list[str]:
+        foreign = {s: o for s, o in owners.items() if s not in self.streams}
+        self._foreign = sorted({owner for owner in foreign.values() if owner})
+        adopted = []
+        for name, owner in sorted(foreign.items()):
+            orphan = not owner or (owner in alive and not alive[owner])
+            if orphan and self._leased and self._adopt(name, owner.encode()):
+                adopted.append(name)
+        return adopted
+
+    def _adopt(self, name: str, owner: bytes) -> bool:
+        if not self._link.compare_and_set(self._keys.streams, name, owner, self.owner):
+            return False
+        stream = self._load(name)
+        self.streams[name] = stream
+        # Oldest first, our own last: ULIDs sort by time.
+        order = sorted(self.streams.values(), key=lambda s: (s.own, s.id))
+        self.streams = {one.id: one for one in order}
+        return True
+
+    def _load(self, name: str) -> Stream:
+        (reply,) = self._ask([("HGETALL", self._keys.stream(name))])
+        stream = Stream(id=name, own=False)
+        claims: list[tuple[str, Claim]] = []
+        for raw_field, raw in _pairs(reply).items():
+            field = _text(raw_field)
+            if field.startswith(_PUMP):
+                stream.progress[field[len(_PUMP) :]] = _unpack(raw, Progress)
+            elif field.startswith(_CLAIM):
+                claims.append((field[len(_CLAIM) :], _unpack(raw, Claim)))
+        claims.sort(key=lambda item: item[1].base)
+        for claim_name, claim in claims:
+            if claim.base < 0:
+                stream.intents[claim_name] = claim
+            else:
+                stream.claims[claim_name] = claim
+                stream.end = max(stream.end, claim.end)
+        lengths = self._ask([("LLEN", c.key) for c in stream.claims.values()])
+        # A record that went from a key was trimmed by someone whom all had passed.
+        stream.trimmed = min((c.base for c in stream.claims.values()), default=0)
+        for claim, length in zip(stream.claims.values(), lengths, strict=True):
+            gone = max(0, claim.total - int(length) - claim.offset)
+            if not int(length) or stream.trimmed < claim.base:
+                continue
+            stream.trimmed = max(stream.trimmed, claim.base + gone)
+        for progress in stream.progress.values():
+            progress.position = max(progress.position, stream.trimmed)
+        furthest = max((p.position for p in stream.progress.values()), default=0)
+        stream.end = max(stream.end, furthest)
+        intents = list(stream.intents)
+        found = self._ask([("LLEN", stream.intents[n].key) for n in intents])
+        self._resolve([(stream, n) for n in intents], found)
+        return stream
+
+    # Reading
+
+    def read(self, stream_id: str, position: int, max_records: int) -> Window:
+        """Return up to so many records from a position on, of one claim.
+
+        In the same round trip Redis is asked who owns the stream.
+        """
+        stream = self.streams[stream_id]
+        claim_name, claim = self._claim_at(stream, position)
+        count = min(max_records, claim.end - position)
+        start = claim.index(position)
+        owner, records = self._ask(
+            [
+                ("HGET", self._keys.streams, stream_id),
+                ("LRANGE", claim.key, start, start + count - 1),
+            ]
+        )
+        if owner is None:
+            stream.registered = stream.registered and not self._leased
+        elif _text(owner) != self.owner:
+            raise LeaseLost(f"stream {stream_id} has another owner")
+        window = Window(stream_id, claim.list, claim.codec, position, records)
+        if len(records) == count:
+            return window
+        # Addressed from the tail: what is missing was at the head.
+        window.records = []
+        if records:
+            window.lost = count - len(records)
+        elif claim_name not in self._missing:
+            # Redis may have come back with the list under its old name. Look once
+            # more at the lists before the records are given up.
+            self._missing[claim_name] = self._rounds
+        elif self._rounds > self._missing[claim_name] + 1:
+            window.lost = count
+        return window
+
+    def _claim_at(self, stream: Stream, position: int) -> tuple[str, Claim]:
+        for name, claim in stream.claims.items():
+            if claim.base <= position < claim.end:
+                return name, claim
+        # A hole in the numbering: nothing of ours, up to the next claim.
+        later = [c.base for c in stream.claims.values() if c.base > position]
+        end = min(later, default=stream.end)
+        hole = Claim("", "msgpack", self._keys.stream(stream.id) + ":hole")
+        hole.base, hole.length = position, max(1, end - position)
+        hole.total = hole.length
+        name = f"hole:{stream.id}:{position}"
+        self._missing.setdefault(name, -2)
+        return name, hole
+
+    # Settling
+
+    def settle(
+        self,
+        progress: Mapping[str, Mapping[str, Progress]],
+        trims: Mapping[str, int],
+    ) -> None:
+        """Write cursors, then trim; never in one transaction.
+
+        A cursor that Redis has no memory for is kept and tried again: its loss would
+        cost a repeat. Trims go on, they need no memory.
+        """
+        for name, fields in progress.items():
+            owed = self._owed.setdefault(name, {})
+            for field, one in fields.items():
+                owed[_PUMP + field] = _pack(one)
+        names = [name for name in self._owed if name in self.streams]
+        names = [name for name in names if self._owed[name]]
+        commands: list[Command] = [
+            ("HSET", self._keys.stream(name), *_flat(self._owed[name]))
+            for name in names
+        ]
+        finished: list[tuple[Stream, str]] = []
+        for name, upto in trims.items():
+            commands += self._trim(self.streams[name], upto, finished)
+        replies = self._link.execute(commands)
+        refused = [reply for reply in replies if isinstance(reply, ResponseError)]
+        for name, reply in zip(names, replies, strict=False):
+            if not isinstance(reply, ResponseError):
+                self._owed[name] = {}
+        for reply in refused:
+            if not out_of_memory(reply):
+                raise SourceError(f"Redis: {reply}")
+        for name, upto in trims.items():
+            self.streams[name].trimmed = upto
+        self._finish(finished)
+
+    def _trim(
+        self, stream: Stream, upto: int, finished: list[tuple[Stream, str]]
+    ) -> list[Command]:
+        commands: list[Command] = []
+        for name, claim in stream.claims.items():
+            if upto >= claim.end:
+                finished.append((stream, name))
+                if claim.offset + claim.length >= claim.total:
+                    commands.append(("UNLINK", claim.key))
+                    continue
+            if upto > max(claim.base, stream.trimmed):
+                first = claim.index(min(upto, claim.end))
+                commands.append(("LTRIM", claim.key, first, -1))
+        return commands
+
+    def _finish(self, finished: Sequence[tuple[Stream, str]]) -> None:
+        """Forget claims whose keys are gone, then past streams without claims."""
+        for stream, name in finished:
+            stream.claims.pop(name, None)
+            self._missing.pop(name, None)
+        by_stream: dict[str, list[str]] = {}
+        for stream, name in finished:
+            by_stream.setdefault(stream.id, []).append(_CLAIM + name)
+        for stream_id, fields in by_stream.items():
+            self._forget_fields(self.streams[stream_id], fields)
+        for stream in list(self.streams.values()):
+            if not stream.own and self._is_settled(stream):
+                self._remove(stream)
+
+    @staticmethod
+    def _is_settled(stream: Stream) -> bool:
+        return not stream.claims and not stream.intents
+
+    def _remove(self, stream: Stream) -> None:
+        del self.streams[stream.id]
+        self._owed.pop(stream.id, None)
+        self._ask(
+            [
+                ("HDEL", self._keys.streams, stream.id),
+                ("UNLINK", self._keys.stream(stream.id)),
+            ]
+        )
+
+    # Pumps that come and go
+
+    def owe(self, field: str) -> None:
+        """A new pump is owed everything from here on, and nothing before."""
+        if field not in self._fields:
+            self._fields.append(field)
+        for stream in self.streams.values():
+            if field not in stream.progress:
+                progress = Progress(position=stream.end)
+                stream.progress[field] = progress
+                self._write_fields(stream, {_PUMP + field: _pack(progress)})
+
+    def forget(self, field: str) -> None:
+        """A removed pump is owed nothing any more."""
+        if field in self._fields:
+            self._fields.remove(field)
+        for stream in self.streams.values():
+            if stream.progress.pop(field, None) is not None:
+                self._owed.get(stream.id, {}).pop(_PUMP + field, None)
+                self._forget_fields(stream, [_PUMP + field])
+
+    # The end
+
+    def give_back(self) -> None:
+        """Clear the owner of what is not settled; let the lease go."""
+        own = self._own
+        if own is not None and own.id in self.streams and self._is_settled(own):
+            self._remove(own)
+        self._move_book()
+        commands: list[Command] = [
+            ("HSET", self._keys.streams, name, "")
+            for name, stream in self.streams.items()
+            if stream.registered
+        ]
+        commands.append(("UNLINK", self._keys.lease(self.owner)))
+        for reply in self._link.execute(commands):
+            if isinstance(reply, ResponseError):
+                log.warning("Redis refused a key", extra={"reason": str(reply)})
+        self.streams.clear()
+
+    def backlog(self) -> tuple[int, int]:
+        """Return how many claims we hold, and how many records not yet trimmed."""
+        claims = sum(len(stream.claims) for stream in self.streams.values())
+        return claims, sum(s.end - s.trimmed for s in self.streams.values() if s.claims)
+
+    def _ask(self, commands: Sequence[Command], *, tolerant: bool = False) -> list[Any]:
+        """Run commands of which none is expected to be refused."""
+        replies = self._link.execute(commands)
+        if not tolerant:
+            _raise_first(replies)
+        return replies
+
+
+# For the commands, with nobody running
+
+
+class ClaimLine(msgspec.Struct):
+    """One claim as `claims list` shows it."""
+
+    stream: str
+    owner: str
+    alive: bool
+    name: str
+    list: str
+    key: str
+    at: float
+    base: int
+    length: int
+    left: int
+    """Records still in the key."""
+    cursors: dict[str, int]
+
+
+def list_claims(link: Link, prefix: str) -> Sequence[ClaimLine]:
+    """Return every claim of every stream, the oldest first."""
+    keys = Keys(prefix)
+    lines: list[ClaimLine] = []
+    (streams,) = _checked(link, [("HGETALL", keys.streams)])
+    for raw_name, raw_owner in sorted(_pairs(streams).items()):
+        name, owner = _text(raw_name), _text(raw_owner)
+        alive = _lives(link, keys, owner)
+        (fields,) = _checked(link, [("HGETALL", keys.stream(name))])
+        cursors: dict[str, int] = {}
+        claims: list[tuple[str, Claim]] = []
+        for raw_field, raw in _pairs(fields).items():
+            field = _text(raw_field)
+            if field.startswith(_PUMP):
+                progress: Progress = _unpack(raw, Progress)
+                cursors[field[len(_PUMP) :]] = progress.position
+            else:
+                claims.append((field[len(_CLAIM) :], _unpack(raw, Claim)))
+        claims.sort(key=lambda item: item[1].base)
+        lengths = _checked(link, [("LLEN", claim.key) for _, claim in claims])
+        for (claim_name, claim), left in zip(claims, lengths, strict=True):
+            lines.append(
+                ClaimLine(
+                    stream=name,
+                    owner=owner,
+                    alive=alive,
+                    name=claim_name,
+                    list=claim.list,
+                    key=claim.key,
+                    at=claim.at or ulid_time(claim_name),
+                    base=claim.base,
+                    length=claim.length,
+                    left=int(left),
+                    cursors=cursors,
+                )
+            )
+    return lines
+
+
+def return_claims(link: Link, prefix: str) -> dict[str, int]:
+    """Push what is claimed back to the head of the lists; return how many, by list.
+
+    For a return to another consumer, with nobody running: pumps that had settled a
+    part of it get that part again.
+    """
+    keys = Keys(prefix)
+    returned: dict[str, int] = {}
+    (streams,) = _checked(link, [("HGETALL", keys.streams)])
+    for raw_name, raw_owner in _pairs(streams).items():
+        if _lives(link, keys, _text(raw_owner)):
+            raise ConfigError(
+                f"stream {_text(raw_name)} is held by the running instance"
+                f" {_text(raw_owner)}: stop it first"
+            )
+    # The newest first: each goes in front of what was pushed before it.
+    for line in reversed(list_claims(link, prefix)):
+        count = _give_back(link, line)
+        if count:
+            returned[line.list] = returned.get(line.list, 0) + count
+    for raw_name in _pairs(streams):
+        name = _text(raw_name)
+        commands = [("UNLINK", keys.stream(name)), ("HDEL", keys.streams, name)]
+        _checked(link, commands)
+    return returned
+
+
+def _give_back(link: Link, line: ClaimLine) -> int:
+    count = 0
+    while True:
+        # From the tail, so that each chunk goes in front of the one before.
+        (records,) = _checked(link, [("LRANGE", line.key, -500, -1)])
+        if not records:
+            return count
+        replies = link.execute(
+            [
+                ("LPUSH", line.list, *reversed(records)),
+                ("LTRIM", line.key, 0, -len(records) - 1),
+            ],
+            atomic=True,
+        )
+        _raise_first(replies)
+        count += len(records)
+
+
+def adopt_stream(link: Link, prefix: str, stream: str) -> None:
+    """Clear a stream's owner, so that the next living instance adopts it."""
+    keys = Keys(prefix)
+    (owner,) = _checked(link, [("HGET", keys.streams, stream)])
+    if owner is None:
+        raise ConfigError(f"there is no stream {stream}")
+    if _lives(link, keys, _text(owner)):
+        raise ConfigError(f"stream {stream} is held by the living {_text(owner)}")
+    link.compare_and_set(keys.streams, stream, owner, "")
+
+
+def forget_pump(link: Link, prefix: str, pump: str) -> list[str]:
+    """Remove a pump's cursors from all streams; return the streams."""
+    keys = Keys(prefix)
+    (streams,) = _checked(link, [("HGETALL", keys.streams)])
+    forgotten: list[str] = []
+    for raw_name in _pairs(streams):
+        name = _text(raw_name)
+        (fields,) = _checked(link, [("HGETALL", keys.stream(name))])
+        mine = [
+            field
+            for field in map(_text, _pairs(fields))
+            if field == _PUMP + pump or field.startswith(f"{_PUMP}{pump}/")
+        ]
+        if mine:
+            _checked(link, [("HDEL", keys.stream(name), *mine)])
+            forgotten.append(name)
+    return forgotten
+
+
+def _lives(link: Link, keys: Keys, owner: str) -> bool:
+    if not owner:
+        return False
+    return bool(_checked(link, [("EXISTS", keys.lease(owner))])[0])
+
+
+def _checked(link: Link, commands: Sequence[Command]) -> list[Any]:
+    replies = link.execute(commands)
+    _raise_first(replies)
+    return replies
+
+
+def _raise_first(replies: Iterable[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise SourceError(f"Redis: {reply}") from reply
+
+
+def _pairs(reply: Any) -> dict[bytes, bytes]:
+    """Return HGETALL's answer as a dict, whichever protocol brought it."""
+    if isinstance(reply, dict):
+        return reply
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _flat(fields: Mapping[str, bytes]) -> list[Any]:
+    return [item for pair in fields.items() for item in pair]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _digest(head: bytes) -> bytes:
+    return hashlib.blake2b(head, digest_size=8).digest()
+
+
+def _pack(value: Any) -> bytes:
+    return msgspec.msgpack.encode(value)
+
+
+def _unpack(raw: bytes, kind: type[Any]) -> Any:
+    try:
+        return msgspec.msgpack.decode(raw, type=kind)
+    except msgspec.MsgspecError as exc:
+        raise SourceError(f"a field of a stream cannot be read: {exc}") from exc
+
+
+__all__ = ["Claim", "FieldBook", "ListName", "Look", "Progress", "Source", "Stream"]
