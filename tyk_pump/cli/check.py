@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 import msgspec
@@ -18,6 +18,9 @@ from tyk_pump.config.load import Config
 from tyk_pump.config.root import PumpConfig
 from tyk_pump.errors import TykPumpError
 from tyk_pump.state.folder import holder, lasts, locate
+
+if TYPE_CHECKING:
+    from tyk_pump.source.redis import Link
 
 Kind = Literal["ok", "remark", "warning", "fault"]
 
@@ -106,24 +109,36 @@ def _state(config: Config, conf: str) -> Iterator[Finding]:
 
 
 def _redis(config: Config) -> Iterator[Finding]:
-    from tyk_pump.source.lists import acl_patterns, prefix_fault
+    from tyk_pump.source.lists import acl_commands, acl_patterns, prefix_fault
     from tyk_pump.source.redis import Link
 
     options = config.root.analytics_storage_config
     if fault := prefix_fault(options.prefix(), options.enable_cluster):
-        yield Finding("fault", "redis", f"key_prefix: {fault}")
+        yield Finding("fault", "redis", fault)
     link = Link(options)
     try:
-        yield _reached("redis", link.ping)
+        answer = _reached("redis", link.ping)
+        yield answer
+        if answer.kind == "ok":
+            yield from _eviction(link)
     finally:
         link.close()
-    rule = acl_patterns(options.prefix())
-    text = rule if isinstance(rule, str) else " ".join(rule)
-    yield Finding("remark", "redis", f"enough for an ACL user: {text}")
+    rule = " ".join(acl_patterns(options.prefix()))
+    yield Finding("remark", "redis", f"enough for an ACL user: {rule} {acl_commands()}")
+
+
+def _eviction(link: Link) -> Iterator[Finding]:
+    try:
+        policy = link.info("memory").get("maxmemory_policy", "")
+    except TykPumpError:
+        return  # an ACL may keep INFO from us; nothing is known then
+    if policy.startswith("allkeys"):
+        text = f"maxmemory-policy {policy} may evict claimed records; use noeviction"
+        yield Finding("warning", "redis", text)
 
 
 def _probe(pump: PumpConfig) -> str:
-    made = pumps.load(pump.type)(pump.options)  # type: ignore[call-arg]
+    made = pumps.load(pump.type)(pump.options)
     made.open()
     try:
         return f"{pump.type}: {made.probe()}"

@@ -15,7 +15,7 @@ def options(pump: str) -> None:
     if pump and pump not in describe.pump_types():
         known = ", ".join(describe.pump_types())
         raise click.ClickException(f"no pump type {pump!r}; there are {known}")
-    click.echo(describe.text(pump))
+    click.echo(describe.text(pump) or f"the {pump} pump has no options of its own")
 
 
 @click.command()

@@ -1,0 +1,147 @@
+"""`tyk-pump claims`: what is claimed in Redis, and the ways to let go of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import click
+
+from tyk_pump.admin.control import NotRunning, ask
+from tyk_pump.cli.common import (
+    conf_option,
+    json_option,
+    print_json,
+    read,
+    state_folder,
+    table,
+)
+from tyk_pump.errors import ConfigError
+from tyk_pump.log import rfc3339
+from tyk_pump.source.claims import (
+    ClaimLine,
+    adopt_stream,
+    forget_pump,
+    list_claims,
+    return_claims,
+)
+from tyk_pump.source.redis import Link
+from tyk_pump.state.file import StateFile
+from tyk_pump.state.folder import FILE_NAME, holder
+
+
+@click.group()
+def claims() -> None:
+    """List claimed records, return, adopt or forget them."""
+
+
+@contextlib.contextmanager
+def _linked(conf: str) -> Iterator[tuple[Link, str]]:
+    """Yield a way to Redis, and the prefix of our keys."""
+    config = read(conf)
+    if config.faults:
+        raise ConfigError(config.faults)
+    options = config.root.analytics_storage_config
+    with contextlib.closing(Link(options)) as link:
+        yield link, options.prefix()
+
+
+@claims.command("list")
+@conf_option
+@json_option
+def list_command(conf: str, as_json: bool) -> None:
+    """List the claims of all instances, the oldest stream first."""
+    with _linked(conf) as (link, prefix):
+        found = list_claims(link, prefix)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        click.echo("nothing is claimed")
+        return
+    heads = ("STREAM", "OWNER", "LIST", "CLAIMED", "RECORDS", "LEFT", "CURSORS")
+    click.echo(table(heads, [_row(claim) for claim in found], "    rr"))
+
+
+def _row(claim: ClaimLine) -> list[str]:
+    owner = claim.owner.partition("#")[0] or "nobody"
+    if not claim.alive:
+        owner = click.style(f"{owner} (gone)" if claim.owner else owner, fg="yellow")
+    # Cursors are positions in the stream; a person wants what is done of this claim.
+    cursors = ", ".join(
+        f"{pump} {min(max(position - claim.base, 0), claim.length):,}"
+        for pump, position in sorted(claim.cursors.items())
+    )
+    return [
+        claim.stream,
+        owner,
+        claim.list,
+        rfc3339(claim.at),
+        f"{claim.length:,}" if claim.base >= 0 else "?",
+        f"{claim.left:,}",
+        cursors,
+    ]
+
+
+@claims.command("return")
+@conf_option
+@json_option
+def return_command(conf: str, as_json: bool) -> None:
+    """Push claimed records back to the head of their lists, for another consumer.
+
+    Nobody may run meanwhile. What some pumps have settled and others not is delivered
+    to all of them again.
+    """
+    folder = state_folder(conf)
+    if pid := holder(folder):
+        raise click.ClickException(f"the pump runs (pid {pid}): stop it first")
+    if (folder / FILE_NAME).exists():
+        with contextlib.closing(StateFile(folder / FILE_NAME)) as file:
+            waiting = len(file.pending())
+        if waiting:
+            # Redis had no memory for them; a claim that it does not know of would
+            # be left behind.
+            raise click.ClickException(
+                "some claims are noted in the state file only: start the pump once, so"
+                " that it moves them to Redis"
+            )
+    with _linked(conf) as (link, prefix):
+        returned = return_claims(link, prefix)
+    if as_json:
+        print_json({"returned": returned})
+        return
+    for name, count in sorted(returned.items()):
+        click.echo(f"{count:,} records to {name}")
+    if not returned:
+        click.echo("nothing was claimed")
+
+
+@claims.command()
+@conf_option
+@click.argument("stream")
+def adopt(conf: str, stream: str) -> None:
+    """Free a STREAM whose owner is gone, so that a living instance takes it."""
+    with _linked(conf) as (link, prefix):
+        adopt_stream(link, prefix, stream)
+    click.echo(f"{stream} is free; the next round of an instance adopts it")
+
+
+@claims.command()
+@conf_option
+@json_option
+@click.argument("pump")
+def forget(conf: str, as_json: bool, pump: str) -> None:
+    """Let nothing wait any longer for a removed PUMP (`NAME`, or `NAME/LANE:LANES`)."""
+    field = pump.upper()
+    try:
+        ask(state_folder(conf), "claims.forget", {"pump": field})
+    except NotRunning:
+        with _linked(conf) as (link, prefix):
+            streams = forget_pump(link, prefix, field)
+        text = f"{field} is forgotten in {len(streams)} streams"
+    else:
+        streams, text = [], f"{field} is forgotten by the running pump"
+    if as_json:
+        print_json({"forgotten": field, "streams": streams})
+    else:
+        click.echo(text)
