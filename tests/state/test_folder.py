@@ -139,3 +139,14 @@ def test_a_temporary_place_does_not_last(
     assert "in memory" in lasts(tmp_path / "state")
     monkeypatch.setattr(folder, "_file_system", lambda place: "overlay")
     assert "container" in lasts(tmp_path / "state")
+
+
+def test_a_folder_that_another_user_made_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below the temporary files anybody could have made it before us."""
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    with pytest.raises(StateError, match="belongs to another user"):
+        StateFolder.open(tmp_path / "spare" / "state")

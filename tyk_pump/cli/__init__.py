@@ -90,10 +90,6 @@ def _run(words: list[str]) -> int:
     except TykPumpError as exc:
         click.echo(f"tyk-pump: {exc}", err=True)
         return 1
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        sys.stderr.close()
-        return 1
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else 1
     return 0

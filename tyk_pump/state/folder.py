@@ -105,6 +105,7 @@ class StateFolder:
         try:
             # Dead letters hold request bodies: nobody else may look.
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _refuse_foreign(path)
             lock = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
             raise StateError(f"state folder {path}: {exc.strerror}") from exc
@@ -183,6 +184,16 @@ def holder(path: Path | str) -> int:
     finally:
         os.close(lock)
     return 0
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Below the temporary files anybody can have made our folder before us."""
+    shared = Path(tempfile.gettempdir()).resolve()
+    place = path.resolve()
+    while place.is_relative_to(shared) and place != shared:
+        if place.stat().st_uid != os.getuid():
+            raise StateError(f"state folder {path}: {place} belongs to another user")
+        place = place.parent
 
 
 def _made_up_name() -> str:
