@@ -109,22 +109,16 @@ class Daemon:
     def start(self, *arguments: str) -> Daemon:
         """Start the command; returns at once."""
         environment = {**os.environ, "TZ": "UTC", **self.environment}
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tyk_pump",
-                "start",
-                "--conf",
-                str(self.conf),
-                *arguments,
-            ],
-            stdout=self.out.open("ab"),
-            stderr=self.log.open("ab"),
-            cwd=self.folder,
-            env=environment,
-            start_new_session=True,
-        )
+        command = [sys.executable, "-m", "tyk_pump", "start", "--conf", str(self.conf)]
+        with self.out.open("ab") as out, self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                stdout=out,
+                stderr=log,
+                cwd=self.folder,
+                env=environment,
+                start_new_session=True,
+            )
         return self
 
     @property

@@ -78,7 +78,7 @@ def test_kill_the_coordinator_at_random_moments(
                 progress(out, count_lines(out))
             time.sleep(chance.random() * 0.1)
             daemon.kill()
-        daemon.start()
+        daemon.start().wait_ready()
         wait_all(out, pushed, daemon.tail)
         assert daemon.stop() == 0
     assert_exactly_once(out, pushed)

@@ -64,11 +64,10 @@ class RedisServer:
             command += [str(self.folder / "sentinel.conf"), "--sentinel"]
         else:
             command += words
-        self.process = subprocess.Popen(
-            command,
-            stdout=(self.folder / "redis.log").open("ab"),
-            stderr=subprocess.STDOUT,
-        )
+        with (self.folder / "redis.log").open("ab") as output:
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT
+            )
         self._wait()
 
     def _wait(self) -> None:
