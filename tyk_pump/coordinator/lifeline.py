@@ -17,6 +17,8 @@ from tyk_pump.state.folder import StateFolder
 logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 2.0
+MEMORY_SECONDS = 60.0
+"""How often Redis is asked whether it may throw keys away."""
 
 
 class Lifeline:
@@ -50,6 +52,9 @@ class Lifeline:
         self.purges = 0
         self.claimed = 0
         self.lengths: dict[str, int] = {}
+        self.evicting = ""
+        """Why claims could vanish from Redis, empty when they cannot."""
+        self._memory_next = 0.0
 
     @property
     def usable(self) -> bool:
@@ -109,6 +114,7 @@ class Lifeline:
         source.start()
         self._started = True
         self._on_lease(source.lease_end)
+        self._memory_next = 0.0
 
     def _round(self, source: Source) -> None:
         look = source.round()
@@ -118,6 +124,28 @@ class Lifeline:
         self.claimed += look.claimed
         for stream in look.adopted:
             logger.info("stream adopted", extra={"prefix": "main", "batch": stream})
+        if self._clock.monotonic() >= self._memory_next:
+            self._memory_next = self._clock.monotonic() + MEMORY_SECONDS
+            self._look_at_memory()
+
+    def _look_at_memory(self) -> None:
+        """A Redis that evicts keys could evict claims: that is no place for them."""
+        assert self._link is not None
+        try:
+            memory = self._link.info("memory")
+        except SourceError as exc:  # an ACL may forbid it; no reason to stop
+            logger.debug("Redis tells nothing of itself", extra={"reason": str(exc)})
+            return
+        policy = memory.get("maxmemory_policy", "")
+        limited = memory.get("maxmemory", "0") != "0"
+        before = self.evicting
+        self.evicting = ""
+        if policy.startswith("allkeys") and limited:
+            self.evicting = (
+                f"Redis evicts keys (maxmemory-policy {policy}): claims could vanish"
+            )
+        if self.evicting and self.evicting != before:
+            logger.warning(self.evicting, extra={"prefix": "main"})
 
     def _renew(self, source: Source) -> None:
         source.renew()

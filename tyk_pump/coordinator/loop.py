@@ -390,6 +390,7 @@ class Coordinator:
             log.chosen_format(self.root, self._environ),
             log.chosen_level(self.root, self._environ),
         )
+        log.hide_secrets([self.root, *(pump.options for pump in config.pumps)])
         fresh = [pump for pump in config.pumps if pump.name not in kept]
         self.make_workers(fresh)
         for worker in self.workers:
@@ -443,6 +444,8 @@ class Coordinator:
             for worker in self.workers
             if worker.unsettled
         ]
+        if self._lifeline.evicting:
+            reasons.append(self._lifeline.evicting)
         if self._stopping:
             reasons.append("stopping")
         return reasons

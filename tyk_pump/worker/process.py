@@ -54,6 +54,7 @@ def main(assignment: Assignment, end: WorkerEnd) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     faulthandler.enable()
     log.setup(assignment.log_format, assignment.log_level)
+    log.hide_secrets([assignment.root, assignment.pump.options])
     threading.Thread(target=_beat, args=(end.slot,), daemon=True).start()
     name = assignment.pump.name
     try:
