@@ -134,7 +134,7 @@ def test_a_back_end_that_refuses_everything_makes_the_pump_pause() -> None:
 
 
 def test_single_refused_records_do_not_pause() -> None:
-    """A few bad records in a row, each alone in its batch, are ordinary dead letters."""
+    """A few bad records, each alone in its batch, are ordinary dead letters."""
     pump = ScriptedPump(*[RejectedRecords("bad")] * 9)
     frames = [frame(["x"], first=i) for i in range(10)]
     end = run(pump, frames)

@@ -54,7 +54,7 @@ class Pump(Protocol):
     """What a back end's file offers; `open` runs once, in the worker process."""
 
     options_type: ClassVar[type[Any]]
-    fields: Any
+    fields: ClassVar[Any]
     """Attribute names of AnalyticsRecord that `write` reads, or analytics.ALL."""
 
     def __init__(self, options: Any) -> None:
