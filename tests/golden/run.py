@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +17,21 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
 
 from tests.golden.loader import Case, fill
+from tests.servers import free_port
+from tests.servers.redis import RedisServer
 from tyk_pump import log, pumps
 from tyk_pump.config.load import Config, load
 from tyk_pump.errors import CodecError, RejectedRecords
 from tyk_pump.pumps.protocol import Batch, Pump
 from tyk_pump.record import codec, gotime
 from tyk_pump.record.analytics import AnalyticsRecord
+from tyk_pump.state.file import StateFile
 from tyk_pump.worker import select
 
-HOUR = "<file of this hour>"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Output(msgspec.Struct):
@@ -75,6 +82,93 @@ def run(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Output:
                 _write_all(case, opened, selector, number, output)
                 opened.close()
     return output
+
+
+def run_command(case: Case, tmp_path: Path, server: RedisServer) -> Output:
+    """Push a case into Redis, start the command, stop it when all is settled."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    live = {"path": str(folder)}
+    client = server.client()
+    for key, raws in case.stray().items():
+        client.rpush(key, *raws)
+    for key, form, wire in case.pushed():
+        client.rpush(key, wire.bytes_in(form) or b"")
+    conf = tmp_path / "pump.conf"
+    conf.write_text(
+        json.dumps(
+            {
+                "pumps": fill(case.pumps, live),
+                "analytics_storage_type": "redis",
+                "analytics_storage_config": {"host": "127.0.0.1", "port": server.port},
+                "purge_delay": 0.02,
+                "dont_purge_uptime_data": True,
+                "health_check_endpoint_port": free_port(),
+                "state_dir": str(tmp_path / "state"),
+                **case.settings,
+            }
+        )
+    )
+    if "before" in case.about:
+        path = subprocess.check_output(
+            [sys.executable, "-c", "import time; print(time.strftime('%Y %B %d %H'))"],
+            env={**os.environ, **case.env},
+            text=True,
+        )
+        year, month, day, hour = path.split()
+        name = f"{year}-{month}-{int(day)}-{int(hour)}.csv"
+        for content in case.about["before"].values():
+            (folder / name).write_text(content)
+    command = [sys.executable, "-m", "tyk_pump", "start", "--conf", str(conf)]
+    out, log_path = tmp_path / "stdout", tmp_path / "stderr"
+    with out.open("wb") as stdout, log_path.open("wb") as stderr:
+        process = subprocess.Popen(
+            command,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=ROOT,
+            env={**os.environ, **fill(case.env, live)},
+        )
+    try:
+        _wait_until_settled(client, process, set(case.stray()), log_path)
+        process.terminate()
+        code = process.wait(60)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        client.close()
+    text = log_path.read_text(errors="surrogateescape")
+    assert code == 0, text[-3000:]
+    messages = re.findall(
+        r'message="([^"]*)" prefix=(?:dummy-pump|select|worker)', text
+    )
+    return Output(folder, out.read_bytes(), messages, _letters(case, tmp_path))
+
+
+def _wait_until_settled(
+    client: redis.Redis, process: subprocess.Popen[bytes], stray: set[str], log: Path
+) -> None:
+    """Wait until Redis holds no record any more: every pump has settled it."""
+    until = time.monotonic() + 60
+    while True:
+        names = {key.decode() for key in client.scan_iter(count=1000, _type="list")}
+        if not names - stray:
+            return
+        if process.poll() is not None or time.monotonic() > until:
+            raise AssertionError(f"records stay: {names}\n{log.read_text()[-3000:]}")
+        time.sleep(0.02)
+
+
+def _letters(case: Case, tmp_path: Path) -> dict[str, str]:
+    """Return the dead letters by the name of their record."""
+    state = StateFile(tmp_path / "state" / "state.sqlite")
+    try:
+        found = [state.letter(letter.id) for letter in state.letters()]
+        names = {wire.bytes_in(form): wire.name for _, form, wire in case.pushed()}
+        return {names[one.raw]: one.reason for one in found if one is not None}
+    finally:
+        state.close()
 
 
 @contextmanager

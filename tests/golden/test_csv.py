@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.golden import loader, repair
+from tests.golden.conftest import Runner
 from tests.golden.loader import Case
-from tests.golden.run import Output, run
+from tests.golden.run import Output
 
 CASES = loader.cases("csv")
 NOT_RUN: dict[str, str] = {}
@@ -23,11 +24,11 @@ def _written(output: Output, section: dict[str, object]) -> Path | None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_csv_case(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_csv_case(case: Case, run_case: Runner) -> None:
     """Each file is byte for byte as captured: signs, coordinates and header right."""
     if case.name in NOT_RUN:
         pytest.skip(NOT_RUN[case.name])
-    output = run(case, tmp_path, monkeypatch)
+    output = run_case(case)
     expected = case.expected("csv")
     for section in case.pumps.values():
         meta = section["meta"]["csv_dir"].removeprefix("{path}").strip("/")
@@ -59,10 +60,8 @@ def test_csv_case(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             assert path.read_bytes() == right
 
 
-def test_the_folder_of_the_file_option_is_not_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_of_the_file_option_is_not_made(run_case: Runner) -> None:
     """Where the environment names the folder, the file's folder stays absent."""
     case = next(case for case in CASES if case.name == "env-dir")
-    output = run(case, tmp_path, monkeypatch)
+    output = run_case(case)
     assert not (output.folder / "from-file").exists()

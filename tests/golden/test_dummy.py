@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from tests.golden import loader
+from tests.golden.conftest import Runner
 from tests.golden.loader import Case
-from tests.golden.run import run
 
 CASES = loader.cases("dummy")
 NOT_RUN = {
@@ -20,13 +19,11 @@ NOT_RUN = {
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_dummy_case(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dummy_case(case: Case, run_case: Runner) -> None:
     """It greets and counts; windows may split the count, the sum is the same."""
     if case.name in NOT_RUN:
         pytest.skip(NOT_RUN[case.name])
-    output = run(case, tmp_path, monkeypatch)
+    output = run_case(case)
     captured = case.expected("log")[""].decode()
     greeting, *counts = re.findall(r'message="([^"]*)"', captured)
     assert output.messages[0] == greeting

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.golden import lines, loader, repair
+from tests.golden.conftest import Runner
 from tests.golden.loader import Case
-from tests.golden.run import run
 from tyk_pump.errors import CodecError
 from tyk_pump.record import analytics, codec
 
@@ -35,11 +34,9 @@ TAKEN_NOW = {
 @pytest.mark.parametrize(
     "case", [c for c in CASES if c.name != FORMS], ids=lambda c: c.name
 )
-def test_preprocess_case(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_preprocess_case(case: Case, run_case: Runner) -> None:
     """What comes out is byte for byte as captured, defects put right."""
-    output = run(case, tmp_path, monkeypatch)
+    output = run_case(case)
     sections = dict(case.pumps)
     if case.name == "pumps-from-env-only":
         for name in ("p-std", "p-mine"):
@@ -89,12 +86,10 @@ def test_the_wire_forms_that_are_refused() -> None:
     assert differ == set(TAKEN_NOW)
 
 
-def test_an_unknown_name_to_ignore_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_name_to_ignore_is_said_once(run_case: Runner) -> None:
     """The reference logs an error for each record, we say it at the start."""
     case = next(case for case in CASES if case.name == "ignore-unknown")
-    output = run(case, tmp_path, monkeypatch)
+    output = run_case(case)
     said = [text for text in output.messages if text.startswith("ignore_fields")]
     assert len(said) == 1
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.golden import lines, loader, repair
+from tests.golden.conftest import Runner
 from tests.golden.loader import Case
-from tests.golden.run import run
 
 CASES = loader.cases("stdout")
 SILENCED = ("text-log-level-error", "text-log-level-warn-env")
@@ -33,11 +31,9 @@ def _captured(case: Case) -> bytes:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_stdout_case(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stdout_case(case: Case, run_case: Runner) -> None:
     """Each line is byte for byte as captured, on standard output at every level."""
-    output = run(case, tmp_path, monkeypatch)
+    output = run_case(case)
     (section,) = case.pumps.values()
     wires = repair.selected(case, section)
     right = lines.expected(case, _captured(case), wires, output)
