@@ -188,6 +188,7 @@ def _cluster_port() -> int:
 def _cluster_ok(server: RedisServer) -> bool:
     ask: Any = server.client()
     try:
-        return "ok" in str(ask.execute_command("CLUSTER INFO"))
+        found = ask.execute_command("CLUSTER INFO")
+        return bool(found["cluster_state"] == "ok")
     finally:
         ask.close()
