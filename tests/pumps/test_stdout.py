@@ -1,0 +1,58 @@
+"""The stdout pump when its output or a record is at fault."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.pumps.writer import batch
+from tyk_pump import pumps
+from tyk_pump.errors import ConfigError, RejectedRecords, TransientError
+from tyk_pump.pumps import stdout
+from tyk_pump.pumps.stdout import StdoutOptions, StdoutPump, cleaned_payload
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Stand in for standard output; gives the end to read from."""
+    reader, writer = os.pipe()
+    monkeypatch.setattr(stdout, "STDOUT", writer)
+    yield reader
+    os.close(writer)
+
+
+def test_a_closed_pipe_is_trouble(pipe: int) -> None:
+    """Nothing is lost when nobody reads: every record is still to be printed."""
+    os.close(pipe)
+    with pytest.raises(TransientError, match="Broken pipe") as caught:
+        StdoutPump(StdoutOptions(format="json")).write(batch("S", range(3)))
+    assert caught.value.pending == [0, 1, 2]
+
+
+def test_a_record_without_json_form_is_refused_and_the_others_print(pipe: int) -> None:
+    """The reason says what JSON cannot express."""
+    records = batch("S", range(3))
+    records.records[1].geo.location.latitude = float("nan")
+    with pytest.raises(RejectedRecords) as caught:
+        StdoutPump(StdoutOptions(format="json")).write(records)
+    assert list(caught.value.rejected) == [1]
+    assert os.read(pipe, 1 << 16).count(b"\n") == 2
+    os.close(pipe)
+
+
+def test_a_second_cleaning_changes_nothing() -> None:
+    """A retry gets records that the first attempt has cleaned."""
+    once = cleaned_payload('GET / HTTP/1.1\r\nA: b\r\n\r\n{"a": "\\ud800", "b": 1}')
+    assert once == 'GET / HTTP/1.1 A: b {"a":"\\ud800","b":1}'
+    assert cleaned_payload(once) == once
+
+
+def test_every_registered_type_loads() -> None:
+    """The table and the folder agree; what is not there is named."""
+    for name in pumps.REGISTRY:
+        assert name in pumps.KNOWN_TYPES
+        assert pumps.load(name).options_type
+    with pytest.raises(ConfigError, match="kafka"):
+        pumps.load("kafka")
