@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tyk_pump.source.claims import Progress, Stream
 
 from tyk_pump.coordinator.lanes import BLOCK, Lane, add
+from tyk_pump.source.claims import Progress, Stream
 
 
 def stream(end: int, **progress: int) -> Stream:
