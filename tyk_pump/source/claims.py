@@ -351,15 +351,18 @@ class Source:
         """Rename the list; an answer that is lost leaves the intent to be resolved."""
         # No WATCH on the gateway's list (it never wins against a busy gateway). The
         # new name is fresh, and nothing is resent: nothing can be overwritten.
-        renamed, _, length, head = self._link.execute(
-            [
-                ("RENAMENX", intent.list, intent.key),
-                ("PERSIST", intent.key),
-                ("LLEN", intent.key),
-                ("LINDEX", intent.key, 0),
-            ],
-            atomic=True,
-        )
+        commands: list[Command] = [
+            ("RENAMENX", intent.list, intent.key),
+            ("PERSIST", intent.key),
+            ("LLEN", intent.key),
+            ("LINDEX", intent.key, 0),
+        ]
+        replies = self._link.execute(commands, atomic=True)
+        if any(map(out_of_memory, replies)):
+            # A full Redis takes nothing into a transaction, but each of these alone.
+            # Nobody else knows the new name, and the intent says what was begun.
+            replies = self._link.execute(commands)
+        renamed, _, length, head = replies
         if isinstance(renamed, ResponseError) or not length:
             if isinstance(renamed, ResponseError) and "no such key" not in str(renamed):
                 raise SourceError(f"Redis: {renamed}")
