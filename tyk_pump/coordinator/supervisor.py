@@ -182,6 +182,9 @@ class WorkerHandle:
                 self.counts.add(message)
                 self._failures = 0
                 self._trouble_since = 0.0
+                if message.delivered and self.state in ("retrying", "paused"):
+                    # After records were given up nobody says "recovered".
+                    self.state = "running"
                 self.history[-1] += message.end - message.first
             case outcome.Trouble():
                 self.counts.retried += 1
