@@ -120,9 +120,12 @@ class Factory:
         self._numbers = itertools.count()
         self.servers: list[RedisServer] = []
 
+    def next_folder(self) -> Path:
+        """Return a folder that no other server of this test has."""
+        return self._folder / f"redis{next(self._numbers)}"
+
     def __call__(self, *, sentinel: bool = False, **flags: str) -> RedisServer:
-        folder = self._folder / f"redis{next(self._numbers)}"
-        server = RedisServer(folder, sentinel=sentinel, **flags)
+        server = RedisServer(self.next_folder(), sentinel=sentinel, **flags)
         self.servers.append(server)
         return server
 
