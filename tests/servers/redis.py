@@ -124,8 +124,8 @@ class Factory:
         """Return a folder that no other server of this test has."""
         return self._folder / f"redis{next(self._numbers)}"
 
-    def __call__(self, *, sentinel: bool = False, **flags: str) -> RedisServer:
-        server = RedisServer(self.next_folder(), sentinel=sentinel, **flags)
+    def __call__(self, **flags: str) -> RedisServer:
+        server = RedisServer(self.next_folder(), **flags)
         self.servers.append(server)
         return server
 
