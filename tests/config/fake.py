@@ -49,3 +49,5 @@ class FakePump:
 
     options_type = FakeOptions
     fields = ()
+    guarantee = "Nothing arrives."
+    differences = ()

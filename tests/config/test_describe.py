@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 from tests.config.conftest import Read
 from tests.config.fake import FakeOptions
 from tyk_pump import pumps
+from tyk_pump.cli import COMMANDS
 from tyk_pump.config import describe
 from tyk_pump.config.fields import nearest
 from tyk_pump.config.load import load
 from tyk_pump.config.options import Options
 from tyk_pump.config.root import PumpFrame, RedisOptions, RootOptions
+from tyk_pump.metrics import METRICS, PUMP_METRICS
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -48,6 +51,36 @@ def test_stale_files_are_noticed(script: ModuleType, tmp_path: Path) -> None:
     gone = tmp_path / "docs/reference/pumps/gone.md"
     gone.write_text("", encoding="utf-8")
     assert script.stale(tmp_path) == [Path("docs/reference/pumps/gone.md")]
+
+
+def test_every_number_is_on_its_page(script: ModuleType) -> None:
+    """Each metric stands there with its meaning and with what to do."""
+    page = script.metrics_page()
+    for metric in (*METRICS, *PUMP_METRICS):
+        assert f"| `{metric.name}` | {metric.kind} |" in page
+        assert f"| {metric.help} | {metric.act} |" in page
+
+
+def test_every_command_is_on_its_page(script: ModuleType) -> None:
+    """Each command and each one below it has a heading, each option a sentence."""
+    page = script.commands_page()
+    heads = set(re.findall(r"^## (.*)$", page, re.MULTILINE))
+    assert set(COMMANDS) < heads
+    assert {"dead-letters replay", "claims return"} < heads
+    rows = re.findall(r"^\| `-.*$", page, re.MULTILINE)
+    assert len(rows) > 20
+    assert [row for row in rows if not row.rstrip("| ").endswith((".", "]"))] == []
+
+
+@pytest.mark.parametrize("kind", sorted(pumps.REGISTRY))
+def test_every_pump_states_its_guarantee(kind: str) -> None:
+    """A pump's page says how often a record arrives, and what is put right."""
+    page = describe.pages()[f"pumps/{kind}.md"]
+    found = re.search(r"## Guarantee\n\n(.+)\n", page)
+    assert found is not None
+    assert re.search(r"\bonce\b", found.group(1))
+    for difference in pumps.load(kind).differences:
+        assert f"\n- {difference}\n" in page
 
 
 @pytest.mark.parametrize("name", ["pump.example.conf", "pump.minimal.conf"])

@@ -151,10 +151,14 @@ def _environment() -> str:
 def _pump(kind: str) -> str:
     pump = pumps.load(kind)
     options = options_of(kind)
-    parts = [f"# {kind}", _GENERATED]
-    parts += [text for text in (_prose(pump.__doc__), _prose(options.__doc__)) if text]
+    parts = [f"# {kind}", _GENERATED, _prose(pump.__doc__)]
+    parts += ["## Guarantee", pump.guarantee]
+    if pump.differences:
+        listed = "\n".join(f"- {each}" for each in pump.differences)
+        parts += ["## Beside the reference's pump", listed]
+    parts += ["## meta", _prose(options.__doc__)]
     if fields_of(options):
-        parts += ["## meta", _table(options)]
+        parts.append(_table(options))
     example = {"pumps": {kind: {"type": kind, "meta": _sample(options)}}}
     parts += ["## Example", f"```json\n{json.dumps(example, indent=2)}\n```"]
     return "\n\n".join(parts) + "\n"

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Final, cast
 
 from tyk_pump.errors import ConfigError
-from tyk_pump.pumps.protocol import Pump
+from tyk_pump.pumps.protocol import RegisteredPump
 
 REGISTRY: Final[dict[str, str]] = {
     "csv": "tyk_pump.pumps.csv:CsvPump",
@@ -55,7 +55,7 @@ KNOWN_TYPES: Final = frozenset(
 """Every type that a configuration may name, also those not in this version."""
 
 
-def load(name: str) -> type[Pump]:
+def load(name: str) -> type[RegisteredPump]:
     """Return the class of a pump type; only now is its driver imported."""
     try:
         module, _, attribute = REGISTRY[name].partition(":")
@@ -65,4 +65,4 @@ def load(name: str) -> type[Pump]:
         found = getattr(import_module(module), attribute)
     except ImportError as exc:
         raise ConfigError(f"the {name} pump needs {exc.name or exc}") from exc
-    return cast("type[Pump]", found)
+    return cast("type[RegisteredPump]", found)

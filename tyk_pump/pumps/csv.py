@@ -65,6 +65,23 @@ class CsvPump:
         for name in ALL
         if name not in ("graphql_stats", "mcp_stats", "collection_name")
     )
+    guarantee: Final = (
+        "Each record once per folder, across crashes, restarts and several instances "
+        "that write into it. `_tyk_pump/` in the folder holds the lock and the journal "
+        "that this rests on: leave it there, and keep the folder on a file system with "
+        "locks. At least once beside a writer that does not take the lock. A replay of "
+        "dead letters is not held against the rows of an earlier one. Without `fsync` "
+        "a power cut may cost rows."
+    )
+    differences: Final = (
+        "Whole numbers keep their sign.",
+        "Coordinates are numbers as JSON shows them: `40.7128`, `-74.006`.",
+        "An empty file gets the header too.",
+        "Rows go on a line of their own where the file's last line has no end.",
+        "Beside a file with other columns, as another version writes it, a new one "
+        "is begun: `2025-March-5-14-2.csv`.",
+        "A batch that cannot be written is tried again and not dropped.",
+    )
 
     def __init__(self, options: CsvOptions) -> None:
         self._options = options

@@ -20,6 +20,14 @@ class DummyPump:
 
     options_type: ClassVar[type[DummyOptions]] = DummyOptions
     fields: Final[tuple[str, ...]] = ()
+    guarantee: Final = (
+        "At least once: records that were in hand when the process was killed are "
+        "counted again."
+    )
+    differences: Final = (
+        "A line counts the records of one window (`window_records`, `window_bytes`), "
+        "not of a whole purge.",
+    )
 
     def __init__(self, options: DummyOptions) -> None:
         self._options = options

@@ -71,3 +71,12 @@ class Pump(Protocol):
 
     def close(self) -> None:
         """Let go of the connection; follows every `open` that returned."""
+
+
+class RegisteredPump(Pump, Protocol):
+    """A pump with what its reference page says beside its options."""
+
+    guarantee: ClassVar[str]
+    """How often a record arrives."""
+    differences: ClassVar[Sequence[str]]
+    """What is put right beside the reference's pump, for those who read its output."""

@@ -54,6 +54,21 @@ class StdoutPump:
 
     options_type: ClassVar[type[StdoutOptions]] = StdoutOptions
     fields: Final = analytics.ALL
+    guarantee: Final = (
+        "At least once: lines of the batch that was in hand when the process was "
+        "killed may be printed again. A record is one line, and lines of several "
+        "stdout pumps are not mixed. A reader that does not keep up holds this pump "
+        "back, and no other."
+    )
+    differences: Final = (
+        "Text goes to standard output as JSON does, apart from the log on standard "
+        "error, and whatever the level of the log.",
+        "A record that JSON cannot express (a year outside 0 to 9999, a coordinate "
+        "that is no number) becomes a dead letter with its reason; it does not vanish.",
+        "A closed pipe is a fault that is shown and tried again.",
+        "A `format` that is unknown, `JSON` among them, means text as ever, with a "
+        "warning.",
+    )
 
     def __init__(self, options: StdoutOptions) -> None:
         self._options = options
