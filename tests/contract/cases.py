@@ -1,0 +1,146 @@
+"""One entry per registered pump: how to set it up, break it, and read what arrived.
+
+A new pump adds one `Case` to CASES; a test compares the table with the registry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.daemon.harness import csv_rows
+
+FAULTY = "tests.faults.plugins.faulty_pump:FaultyPump"
+STDOUT = 1
+
+
+class Seen:
+    """Where the output of an in-process pump is found."""
+
+    def __init__(
+        self,
+        folder: Path,
+        capfd: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        self.folder = folder
+        self._capfd = capfd
+        self._printed = ""
+        self.log = caplog
+
+    def printed(self) -> list[str]:
+        """Return all whole lines that standard output has had so far."""
+        self._printed += self._capfd.readouterr().out
+        return self._printed.splitlines()
+
+
+Broken = Callable[[Seen], AbstractContextManager[None]]
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """What the suite has to know of one pump."""
+
+    type: str
+    meta: Callable[[Path], dict[str, Any]]
+    """Makes the options; the folder is empty and the test's own."""
+    arrived: Callable[[Seen], list[str]]
+    """Aliases of what has arrived, in order; "" where names are not kept."""
+    broken: Broken | None = None
+    """While this context lasts, a write fails after a part; None: it never fails."""
+    once: bool = False
+    """True where a repeated frame adds nothing."""
+    unfit: dict[str, Any] | None = None
+    """Fields of a record that the back end refuses for good; None: it takes all."""
+
+
+def _csv_arrived(seen: Seen) -> list[str]:
+    return [row["Alias"] for row in csv_rows(seen.folder)]
+
+
+def _stdout_arrived(seen: Seen) -> list[str]:
+    names = []
+    for line in seen.printed():
+        # What a failing write left of a line is no JSON; it is printed again.
+        with contextlib.suppress(ValueError):
+            names.append(json.loads(line)["tyk-analytics-record"]["alias"])
+    return names
+
+
+def _dummy_arrived(seen: Seen) -> list[str]:
+    counts = [
+        int(entry.getMessage().split()[1])
+        for entry in seen.log.records
+        if entry.getMessage().startswith("Writing ")
+    ]
+    return [""] * sum(counts)
+
+
+def _faulty_arrived(seen: Seen) -> list[str]:
+    path = seen.folder / "arrived"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line.split()[0] for line in lines]
+
+
+@contextlib.contextmanager
+def _small_files(size: int) -> Iterator[None]:
+    """No file of this process grows beyond this size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _csv_broken(seen: Seen) -> AbstractContextManager[None]:
+    sizes = [path.stat().st_size for path in seen.folder.glob("*.csv")]
+    return _small_files(max(sizes, default=0) + 2000)
+
+
+def _stdout_broken(seen: Seen) -> AbstractContextManager[None]:
+    return _small_files(os.fstat(STDOUT).st_size + 5000)
+
+
+@contextlib.contextmanager
+def _faulty_broken(seen: Seen) -> Iterator[None]:
+    switch = seen.folder / "half"
+    switch.touch()
+    try:
+        yield
+    finally:
+        switch.unlink()
+
+
+CASES = [
+    Case(
+        type="csv",
+        meta=lambda folder: {"csv_dir": str(folder)},
+        arrived=_csv_arrived,
+        broken=_csv_broken,
+        once=True,
+    ),
+    Case(
+        type="stdout",
+        meta=lambda folder: {"format": "json"},
+        arrived=_stdout_arrived,
+        broken=_stdout_broken,
+        unfit={"timestamp": (10**12, 0)},
+    ),
+    Case(type="dummy", meta=lambda folder: {}, arrived=_dummy_arrived),
+    Case(
+        type="faulty",
+        meta=lambda folder: {"folder": str(folder), "reject": ["unfit"]},
+        arrived=_faulty_arrived,
+        broken=_faulty_broken,
+        unfit={},
+    ),
+]

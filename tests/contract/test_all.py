@@ -1,0 +1,306 @@
+"""What every registered pump does: the one suite that all of them pass."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from tests.contract.cases import CASES, FAULTY, Case, Seen
+from tests.worker.bench import End, StillClock, run
+from tyk_pump import channel, pumps
+from tyk_pump.config.load import load
+from tyk_pump.config.options import Secret
+from tyk_pump.config.root import Filters, PumpConfig
+from tyk_pump.pumps.protocol import Batch, Pump
+from tyk_pump.record import analytics, wire
+from tyk_pump.record.analytics import AnalyticsRecord
+from tyk_pump.worker import outcome
+
+TIME = (1_741_183_629, 0)
+
+
+class Rig:
+    """One pump, loaded from a configuration as the command does it."""
+
+    def __init__(self, case: Case, seen: Seen, folder: Path) -> None:
+        self.case = case
+        self.seen = seen
+        self._folder = folder
+        self.config = self.load()
+
+    def load(self, **meta: Any) -> PumpConfig:
+        """Return the pump's configuration, with other options."""
+        options = {**self.case.meta(self.seen.folder), **meta}
+        section = {"type": self.case.type, "meta": options}
+        path = self._folder / "pump.conf"
+        path.write_text(json.dumps({"pumps": {"x": section}}))
+        config = load(str(path), {})
+        assert config.every_fault() == [] and config.warnings == []
+        return config.pumps[0]
+
+    def pump(self) -> Pump:
+        """Return a new pump that is open."""
+        made = self.made()
+        made.open()
+        return made
+
+    def made(self) -> Pump:
+        """Return a new pump that is not open."""
+        return pumps.load(self.case.type)(self.config.options)
+
+    def arrived(self) -> list[str]:
+        """Return the names of what has arrived."""
+        return self.case.arrived(self.seen)
+
+    def assert_arrived(self, names: list[str]) -> None:
+        """See that just these have arrived, once and in order."""
+        assert self.arrived() == self.known(names)
+
+    def known(self, names: list[str]) -> list[str]:
+        """Return the names as this pump keeps them."""
+        keeps = "alias" in pumps.load(self.case.type).fields
+        return names if keeps else [""] * len(names)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.type)
+def rig(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Rig:
+    """Each pump in turn, in a folder of its own."""
+    monkeypatch.setitem(pumps.REGISTRY, "faulty", FAULTY)
+    monkeypatch.setattr(pumps, "KNOWN_TYPES", pumps.KNOWN_TYPES | {"faulty"})
+    logging.getLogger("tyk_pump").setLevel(logging.DEBUG)
+    caplog.set_level(logging.DEBUG)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return Rig(request.param, Seen(folder, capfd, caplog), tmp_path)
+
+
+def numbered(first: int, end: int) -> list[str]:
+    """Return names of records."""
+    return [f"n{number:04}" for number in range(first, end)]
+
+
+def record(name: str, **fields: Any) -> AnalyticsRecord:
+    """Return a record of about half a kilobyte."""
+    made = AnalyticsRecord(
+        alias=name, timestamp=TIME, expire_at=TIME, raw_request="R" * 300
+    )
+    for key, value in fields.items():
+        setattr(made, key, value)
+    return made
+
+
+def frame(names: list[str], first: int = 0, **fields: Any) -> bytes:
+    """Return a frame of records with these names."""
+    raws = [wire.pack(record(name, **fields)) for name in names]
+    return channel.encode_frame("S", "analytics", "msgpack", first, None, raws)
+
+
+class AtFirstPause(StillClock):
+    """Does something once, when the worker first waits after a failure."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        super().__init__()
+        self._action: Callable[[], None] | None = action
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if self._action is not None:
+            self._action()
+        self._action = None
+
+
+# The table
+
+
+def test_every_registered_pump_has_a_case() -> None:
+    """The table of cases and the registry name the same pumps."""
+    assert {case.type for case in CASES} == {*pumps.REGISTRY, "faulty"}
+
+
+def test_every_registered_pump_is_whole(rig: Rig) -> None:
+    """Four methods, options that are ours, fields that a record has."""
+    found = pumps.load(rig.case.type)
+    for method in ("open", "probe", "write", "close"):
+        assert callable(getattr(found, method)) and getattr(found, method).__doc__
+    assert set(found.fields) <= set(analytics.ALL)
+    assert rig.case.type in pumps.KNOWN_TYPES
+
+
+# Delivery
+
+
+def test_all_arrive_once_and_in_order(rig: Rig) -> None:
+    """Whatever the size of the frames."""
+    pump = rig.pump()
+    names = numbered(0, 161)
+    spans = [(0, 100), (100, 101), (101, 161)]
+    end = run(pump, [frame(names[a:b], a) for a, b in spans], settings=rig.config)
+    pump.close()
+    rig.assert_arrived(names)
+    assert [(o.first, o.end, o.delivered) for o in end.outcomes] == [
+        (a, b, b - a) for a, b in spans
+    ]
+
+
+def test_an_empty_batch_sends_nothing(rig: Rig) -> None:
+    """Nor does a frame of which everything is filtered."""
+    pump = rig.pump()
+    pump.write(Batch("S", 0, "analytics", [], [], cursor="X"))
+    filters = Filters(org_ids=["another"])
+    settings = msgspec.structs.replace(rig.config, filters=filters)
+    names = numbered(0, 5)
+    end = run(pump, [frame(names, org_id="org")], settings=settings)
+    pump.close()
+    assert rig.arrived() == []
+    assert [(o.delivered, o.filtered) for o in end.outcomes] == [(0, 5)]
+
+
+def test_positions_with_gaps(rig: Rig) -> None:
+    """Records between which others were filtered arrive as any others."""
+    pump = rig.pump()
+    names = numbered(0, 30)
+    records = [record(name) for name in names]
+    positions = range(7, 97, 3)
+    pump.write(Batch("S", 0, "analytics", positions, records, cursor="X"))
+    pump.close()
+    rig.assert_arrived(names)
+
+
+def test_a_refused_record_does_not_hold_up_the_others(rig: Rig) -> None:
+    """It is named with a reason; the rest arrives, in order."""
+    if rig.case.unfit is None:
+        pytest.skip("this back end takes every record")
+    raws = [wire.pack(record(name)) for name in numbered(0, 9)]
+    raws.insert(4, wire.pack(record("unfit", **rig.case.unfit)))
+    data = channel.encode_frame("S", "analytics", "msgpack", 0, None, raws)
+    pump = rig.pump()
+    (done,) = run(pump, [data], settings=rig.config).outcomes
+    pump.close()
+    rig.assert_arrived(numbered(0, 9))
+    assert [letter.position for letter in done.dead] == [4]
+    assert done.dead[0].reason and done.dead[0].raw == raws[4]
+    assert done.delivered == 9
+
+
+# Failure
+
+
+def test_a_retry_sends_only_what_was_not_confirmed(rig: Rig) -> None:
+    """A write fails half-way; after the retry each record is there once, in order."""
+    if rig.case.broken is None:
+        pytest.skip("this back end never fails")
+    pump = rig.pump()
+    names = numbered(0, 120)
+    run(pump, [frame(names[:20])], settings=rig.config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(rig.case.broken(rig.seen))
+        clock = AtFirstPause(stack.close)
+        frames = [frame(names[20:100], 20), frame(names[100:], 100)]
+        end = run(pump, frames, settings=rig.config, clock=clock)
+    pump.close()
+    assert any(isinstance(answer, outcome.Trouble) for answer in end.answers)
+    assert isinstance(end.answers[-3], outcome.Recovered)
+    assert [o.delivered for o in end.outcomes] == [80, 20]
+    rig.assert_arrived(names)
+
+
+def test_stop_in_the_middle(rig: Rig) -> None:
+    """Told to stop while retrying: no answer, and the next incarnation goes on."""
+    if rig.case.broken is None:
+        pytest.skip("this back end never fails")
+    names = numbered(0, 120)
+    frames = [frame(names[:80]), frame(names[80:], 80)]
+    pump = rig.pump()
+    end = End(frames)
+
+    def stop() -> None:
+        end.slot[channel.STOP] = 1
+
+    with rig.case.broken(rig.seen):
+        run(pump, frames, settings=rig.config, clock=AtFirstPause(stop), end=end)
+        pump.close()
+    assert end.outcomes == []
+    again = rig.pump()
+    answers = run(again, frames, settings=rig.config)
+    again.close()
+    assert [o.delivered for o in answers.outcomes] == [80, 40]
+    if rig.case.once:
+        rig.assert_arrived(names)
+    else:
+        assert set(rig.arrived()) == set(names)
+        assert rig.arrived()[-40:] == names[80:]
+
+
+def test_a_repeated_frame(rig: Rig) -> None:
+    """Its answer was lost: once where the pump promises so, else once more."""
+    names = numbered(0, 10)
+    for _ in range(2):
+        pump = rig.pump()
+        run(pump, [frame(names)], settings=rig.config)
+        pump.close()
+    rig.assert_arrived(names if rig.case.once else names * 2)
+
+
+# Life
+
+
+def test_open_probe_and_close(rig: Rig) -> None:
+    """Making a pump touches nothing; a probe says one line and sends nothing."""
+    pump = rig.made()
+    assert list(rig.seen.folder.iterdir()) == []
+    pump.open()
+    said = pump.probe()
+    assert said and "\n" not in said
+    pump.close()
+    assert rig.arrived() == []
+    again = rig.pump()
+    run(again, [frame(["a"])], settings=rig.config)
+    again.close()
+    rig.assert_arrived(["a"])
+
+
+def test_the_configuration_survives_the_way_to_the_worker(rig: Rig) -> None:
+    """Options are pickled for the child process and are the same there."""
+    assert pickle.loads(pickle.dumps(rig.config)) == rig.config
+
+
+def test_no_secret_in_a_log(rig: Rig) -> None:
+    """Whatever is logged or printed of a pump's options, a Secret is not in it."""
+    secrets = {
+        field.encode_name: f"s3cret-{field.name}"
+        for field in msgspec.structs.fields(pumps.load(rig.case.type).options_type)
+        if field.type is Secret or Secret in get_args(field.type)
+    }
+    rig.config = rig.load(**secrets)
+    pump = rig.pump()
+    broken = rig.case.broken
+    with contextlib.ExitStack() as stack:
+        if broken is not None:
+            stack.enter_context(broken(rig.seen))
+        clock = AtFirstPause(stack.close)
+        end = run(pump, [frame(numbered(0, 60))], settings=rig.config, clock=clock)
+    pump.close()
+    shown = "\n".join(
+        [
+            repr(pump.__class__),
+            repr(rig.config.options),
+            str(rig.config.options),
+            repr(end.answers),
+            *(f"{vars(entry)}" for entry in rig.seen.log.records),
+        ]
+    )
+    assert [text for text in secrets.values() if text in shown] == []
