@@ -39,11 +39,17 @@ def binary(*, needs_tls: bool = False) -> str:
 class RedisServer:
     """One server process with a folder of its own; it can be killed and restarted."""
 
-    def __init__(self, folder: Path, *, sentinel: bool = False, **flags: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        flags: dict[str, str] | None = None,
+        *,
+        sentinel: bool = False,
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = int(flags.pop("port", 0)) or free_port()
-        self.flags = flags
+        self.flags = dict(flags or {})
+        self.port = int(self.flags.pop("port", 0)) or free_port()
         self.sentinel = sentinel
         self.process: subprocess.Popen[bytes] | None = None
         self.kwargs: dict[str, Any] = {}
@@ -125,7 +131,7 @@ class Factory:
         return self._folder / f"redis{next(self._numbers)}"
 
     def __call__(self, **flags: str) -> RedisServer:
-        server = RedisServer(self.next_folder(), **flags)
+        server = RedisServer(self.next_folder(), flags)
         self.servers.append(server)
         return server
 

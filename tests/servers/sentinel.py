@@ -46,7 +46,7 @@ class Watched:
             f"sentinel failover-timeout {NAME} 2000",
         ]
         (folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
-        server = RedisServer(folder, sentinel=True, port=str(port))
+        server = RedisServer(folder, {"port": str(port)}, sentinel=True)
         server.kwargs = {"password": SENTINEL_PASSWORD}
         self.factory.servers.append(server)
         self._wait(lambda: self._knows_replica(server))
