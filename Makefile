@@ -1,8 +1,10 @@
 # `make` alone lists the targets. VENV names the virtual environment, PYTHON the
-# interpreter it is made from, JOBS how many tests run side by side.
+# interpreter it is made from, JOBS how many tests run side by side,
+# KILLS how many kills `make torture` deals out in each of its tests.
 
 VENV ?= .venv
 JOBS ?= 4
+KILLS ?= 300
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	&& echo $$p && break; done)
@@ -43,13 +45,13 @@ docs-check: $(READY) ## Fail where a generated page is stale
 	$(RUN) scripts/build_reference.py --check
 
 test: $(READY) ## Run the whole suite
-	$(RUN) -m pytest -n $(JOBS) -m 'not torture'
+	$(RUN) -m pytest -n $(JOBS)
 
 golden: $(READY) ## Compare with what the reference sent, and print the differences
 	$(RUN) -m pytest -n $(JOBS) -vv tests/golden
 
-torture: $(READY) ## Kill, freeze and flood for minutes
-	$(RUN) -m pytest -m torture --timeout 1800
+torture: $(READY) ## Kill and freeze processes under load, hundreds of times
+	TYK_PUMP_KILLS=$(KILLS) $(RUN) -m pytest -v tests/daemon/test_kills.py
 
 bench: $(READY) ## Measure each stage and the whole way
 	$(RUN) -m benchmarks.run

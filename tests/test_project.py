@@ -257,6 +257,14 @@ def test_numbers_named_in_pages_are_declared() -> None:
     assert named <= declared
 
 
+def test_torture_runs_tests_that_exist() -> None:
+    """`make torture` names its tests and the variable that they read."""
+    makefile = (ROOT / "Makefile").read_text()
+    found = re.search(r"^\t(\w+)=\$\(KILLS\) .* (tests/\S+)$", makefile, re.MULTILINE)
+    assert found is not None
+    assert f'os.environ.get("{found.group(1)}"' in (ROOT / found.group(2)).read_text()
+
+
 def test_the_ci_run_can_be_started() -> None:
     """CI starts a file, not a shell with a file."""
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -24,6 +24,10 @@ from tests.daemon.harness import (
 
 KILLS = int(os.environ.get("TYK_PUMP_KILLS", "30"))
 """Kills in each of the kill tests; `make torture` sets many more."""
+KILLS_TIMEOUT = 300 + 10 * KILLS
+"""Seconds for such a test: each kill costs a start and a wait for some progress."""
+SETTLE_SECONDS = 90 + KILLS
+"""Seconds for what the kills have left undone."""
 
 
 def csv_pump(folder: Path) -> dict[str, Any]:
@@ -44,7 +48,7 @@ def wait_all(folder: Path, expected: list[str], log: Callable[[], str]) -> None:
         return count_lines(folder) - headers >= len(expected)
 
     try:
-        wait_for("all records in the files", there, 90)
+        wait_for("all records in the files", there, SETTLE_SECONDS)
     except AssertionError:
         raise AssertionError(
             f"{len(set(expected) - set(csv_names(folder)))} missing\n{log()}"
@@ -57,7 +61,7 @@ def progress(folder: Path, before: int) -> None:
         wait_for("progress", lambda: count_lines(folder) > before, 5)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(KILLS_TIMEOUT)
 def test_kill_the_coordinator_at_random_moments(
     tmp_path: Path, make_redis: Callable[..., Any]
 ) -> None:
@@ -85,7 +89,7 @@ def test_kill_the_coordinator_at_random_moments(
     assert client.keys("*claim*") == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(KILLS_TIMEOUT)
 def test_kill_workers_at_random_moments(
     tmp_path: Path, make_redis: Callable[..., Any]
 ) -> None:
