@@ -415,7 +415,10 @@ class Source:
         for stream in self.streams.values():
             for name, claim in stream.claims.items():
                 same = claim.list == list_key and claim.head == digest
-                if same and name in self._missing and claim.offset == 0:
+                if not same or claim.offset:
+                    continue
+                # Perhaps nobody has read it since it vanished: ask, it is rare.
+                if name in self._missing or not self._ask([("EXISTS", claim.key)])[0]:
                     return stream, name
         return None
 
