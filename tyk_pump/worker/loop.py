@@ -13,6 +13,7 @@ from tyk_pump.channel import WorkerEnd
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import PumpConfig, RootOptions
 from tyk_pump.errors import CodecError, RejectedRecords, TransientError
+from tyk_pump.log import masked
 from tyk_pump.pumps.protocol import Batch, Pump
 from tyk_pump.record import codec as codecs
 from tyk_pump.record.analytics import AnalyticsRecord
@@ -78,10 +79,19 @@ class Worker:
             try:
                 self._settle(data)
             except _Stop:
+                self._lay_down()
                 return
-            finally:
-                self._slot[channel.FRAME] = channel.NO_FRAME
-                self._stage(channel.IDLE)
+            except BaseException:
+                # The slot goes on naming the frame: it is to blame for our end. And
+                # should a driver hang on our way out, we count as stuck.
+                self._stage(channel.WORK)
+                raise
+            self._lay_down()
+
+    def _lay_down(self) -> None:
+        """Show that no frame is in hand."""
+        self._slot[channel.FRAME] = channel.NO_FRAME
+        self._stage(channel.IDLE)
 
     def _settle(self, data: bytes) -> None:
         stream, list_name, codec, first, ids, raws = channel.decode_frame(data)
@@ -95,7 +105,7 @@ class Worker:
             position = batch.positions[index]
             identity = batch.record_id(index)
             raw = raws[sources[index]]
-            dead.append(outcome.DeadRecord(position, identity, reason, raw))
+            dead.append(outcome.DeadRecord(position, identity, masked(reason), raw))
         self._end.answer(
             outcome.Outcome(
                 stream=stream,
@@ -239,7 +249,7 @@ class Worker:
                 "back end refuses every record, pump pauses and probes",
                 extra={"pump": self._config.name, "reason": reason},
             )
-        self._end.answer(outcome.Trouble(reason, attempt, True))
+        self._end.answer(outcome.Trouble(masked(reason), attempt, True))
         self._wait(self._pause_seconds(attempt), channel.WAIT)
 
     def _back_off(
@@ -250,7 +260,8 @@ class Worker:
                 "write failed, trying again",
                 extra={"pump": self._config.name, "reason": failure.reason},
             )
-        self._end.answer(outcome.Trouble(failure.reason, attempt, False))
+        trouble = outcome.Trouble(masked(failure.reason), attempt, False)
+        self._end.answer(trouble)
         seconds = self._pause_seconds(attempt)
         if failure.retry_after is not None:
             seconds = max(seconds, min(failure.retry_after, LONGEST_RETRY_AFTER))

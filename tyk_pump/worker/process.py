@@ -65,11 +65,12 @@ def main(assignment: Assignment, end: WorkerEnd) -> None:
         pump.open()
     except TykPumpError as exc:
         permanent = isinstance(exc, ConfigError)
-        end.answer(outcome.Failed(str(exc), permanent))
+        end.answer(outcome.Failed(log.masked(str(exc)), permanent))
         sys.exit(EXIT_CANNOT_OPEN)
     except Exception as exc:
         logger.exception("pump cannot be opened", extra={"pump": name})
-        end.answer(outcome.Failed(f"{type(exc).__name__}: {exc}", False))
+        reason = log.masked(f"{type(exc).__name__}: {exc}")
+        end.answer(outcome.Failed(reason, False))
         sys.exit(EXIT_CANNOT_OPEN)
     try:
         worker = Worker(
