@@ -6,6 +6,7 @@ Files that steer it, looked for at each write or open:
     hold-gil    write sleeps for ever inside C and lets no other thread run
     transient   write raises TransientError
     half        write keeps the first half of the batch, the rest may pass later
+    blab        write raises TransientError with the token in its text
     refuse-all  write refuses every record
     shut        open raises TransientError
     broken      open raises ConfigError
@@ -106,6 +107,9 @@ class FaultyPump:
             ctypes.PyDLL(None).sleep(3600)  # a PyDLL call keeps the lock
         if self._told("transient"):
             raise TransientError("the back end is away")
+        if self._told("blab"):
+            token = self._options.token.reveal()
+            raise TransientError(f"the back end says no to {token}")
         if self._told("refuse-all"):
             raise RejectedRecords(WORDS)
         if self._options.segfault_on in names:
