@@ -186,5 +186,15 @@ def test_a_replay_keeps_the_original_record_ids() -> None:
 
 def test_an_unexpected_error_of_a_pump_is_not_swallowed() -> None:
     """A programming error ends the worker: the coordinator finds the guilty record."""
+    end = End([frame(NAMES, first=40)])
     with pytest.raises(ZeroDivisionError):
-        run(ScriptedPump(ZeroDivisionError()), [frame(NAMES)])
+        run(ScriptedPump(ZeroDivisionError()), [], end=end)
+    assert end.slot[channel.FRAME] == 40
+    assert end.slot[channel.STAGE] == channel.WORK
+
+
+def test_nothing_is_in_hand_between_frames() -> None:
+    """A worker that dies while it waits blames no frame."""
+    end = run(ScriptedPump(), [frame(NAMES, first=40)])
+    assert end.slot[channel.FRAME] == channel.NO_FRAME
+    assert end.slot[channel.STAGE] == channel.IDLE
