@@ -80,11 +80,10 @@ def _acceptable(config: Config, strict: bool) -> bool:
 
 
 def _demo(config: Config, demo: DemoOptions | None) -> DemoOptions | None:
-    if demo is None or not demo.org:
-        if not config.demo_org:
-            return None
+    """Return what demo mode needs; the environment's organisation wins over a flag's."""
+    if config.demo_org:
         return msgspec.structs.replace(demo or DemoOptions(org=""), org=config.demo_org)
-    return demo
+    return demo if demo is not None and demo.org else None
 
 
 @click.command()
