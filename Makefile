@@ -21,8 +21,9 @@ help: ## List the targets
 
 $(READY): setup.py setup.cfg
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found; set PYTHON" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "Installing into $(VENV); the first time that takes about a minute."
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 install: $(READY) ## Make the virtual environment and install into it
@@ -57,7 +58,7 @@ bench: $(READY) ## Measure each stage and the whole way
 	$(RUN) -m benchmarks.run
 
 demo: $(READY) ## Show the pump draining an embedded Valkey into CSV files
-	$(RUN) -m tyk_pump demo
+	@$(RUN) -m tyk_pump demo
 
 check: lint types docs-check test ## Everything that CI runs
 

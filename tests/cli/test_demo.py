@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tyk_pump.cli.demo import Result, count_rows, print_table
+from tyk_pump.cli.demo import Progress, Result, Totals, count_rows, print_table
 from tyk_pump.cli.embedded import EmbeddedServer
 
 
@@ -36,6 +37,14 @@ def test_the_files_of_an_earlier_demo_are_kept(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert done.returncode == 1
     assert "earlier demo" in done.stderr
+
+
+def test_the_progress_fits_a_small_terminal() -> None:
+    """A line drawn over itself must not wrap at 80 columns."""
+    out = io.StringIO()
+    Progress(1_000_000, out).end(1_000_000, Totals(csv=1_000_000, stdout=1_000_000))
+    (line,) = out.getvalue().splitlines()
+    assert len(line) < 80
 
 
 @pytest.mark.parametrize("csv", [99, 101])

@@ -36,6 +36,8 @@ POOL = 4096
 SLICE = 0.05
 """Seconds between two pushes of the producer; a gateway flushes about as often."""
 FINISH_SECONDS = 60.0
+WIDTH = 18
+"""Characters of the bar; the whole line fits a terminal of 80 columns."""
 
 
 @dataclass
@@ -125,7 +127,7 @@ def show(records: int, rate: int, folder: Path) -> Result:
     """Run server, pump and producer, and return what was measured."""
     with EmbeddedServer(folder) as server:
         config = write_config(folder, server.port)
-        click.echo(f"Valkey on port {server.port}, files in {folder}", err=True)
+        click.echo(opening(records, rate, server.port), err=True)
         before = os.times()
         with start_pump(config, folder) as pump, server.client() as client:
             try:
@@ -137,6 +139,16 @@ def show(records: int, rate: int, folder: Path) -> Result:
         result.cpu_seconds = used - before.children_user - before.children_system
         result.exit_code = exit_code
         return result
+
+
+def opening(records: int, rate: int, port: int) -> str:
+    """Return what the onlooker should know before anything moves."""
+    seconds = max(1, round(records / rate))
+    return (
+        f"A made-up gateway pushes {records:,} records, {rate:,} per second, into a\n"
+        f"private server on port {port}, which stands for Redis. The pump drains them\n"
+        f"into CSV files and onto its standard output. About {seconds} seconds.\n"
+    )
 
 
 def write_config(folder: Path, port: int) -> Path:
@@ -213,7 +225,7 @@ def drive(
         totals.look(folder)
         bar.show(pushed, totals)
     drain_seconds = time.monotonic() - began
-    bar.end()
+    bar.end(pushed, totals)
     return Result(
         pushed=pushed,
         bytes=round(size * pushed),
@@ -278,20 +290,21 @@ class Progress:
         self._next = now + (0.1 if self._terminal else 2.0)
         self._draw(pushed, totals)
 
-    def end(self) -> None:
-        """Leave the line as it stands."""
+    def end(self, pushed: int, totals: Totals) -> None:
+        """Draw the last figures and leave them."""
+        self._draw(pushed, totals)
         if self._terminal:
             self._out.write("\n")
 
     def _draw(self, pushed: int, totals: Totals) -> None:
         out = min(totals.rows(), totals.stdout)
-        filled = 30 * out // self._records
-        ahead = 30 * pushed // self._records - filled
+        filled = WIDTH * out // self._records
+        ahead = WIDTH * pushed // self._records - filled
         bar = "#" * filled + "-" * max(0, ahead)
         rate = out / max(0.001, time.monotonic() - self._began)
         line = (
-            f"[{bar:<30}] pushed {pushed:>9,}  csv {totals.rows():>9,}"
-            f"  stdout {totals.stdout:>9,}  {rate:>8,.0f}/s"
+            f"[{bar:<{WIDTH}}] in {pushed:>8,}  csv {totals.rows():>8,}"
+            f"  stdout {totals.stdout:>8,}  {rate:>7,.0f}/s"
         )
         self._out.write(f"\r{line}" if self._terminal else f"{line}\n")
         self._out.flush()
@@ -333,8 +346,19 @@ def print_table(result: Result, folder: Path) -> None:
     print()
     for label, value in rows:
         print(f"  {label:<28}{value}")
-    verdict = "everything arrived, once" if result.complete() else "NOT COMPLETE"
-    print(f"\n  {verdict}; the files are in {folder}")
+    good = result.complete()
+    verdict = "Everything arrived, once." if good else "NOT COMPLETE"
+    print()
+    # click leaves the colour out where nobody would see it.
+    click.secho(f"  {verdict}", fg="green" if good else "red", bold=True)
+    print(f"\n  Look around in {folder}:")
+    for name, what in (
+        ("csv/", "a file for each hour, with a header"),
+        ("records.jsonl", "the pump's standard output, a record per line"),
+        ("pump.log", "what the pump said of itself"),
+        ("pump.conf", "the configuration that it ran with"),
+    ):
+        print(f"    {name:<16}{what}")
 
 
 def tail(path: Path) -> None:
