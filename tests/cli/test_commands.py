@@ -323,7 +323,7 @@ def test_strict_refuses_warnings(
 def test_demo_data_can_be_asked_for_by_variable(
     conf: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The flag wins over the variable."""
+    """The variable wins over the flag, as in the reference."""
     seen: list[Any] = []
     from tyk_pump.coordinator import loop
 
@@ -339,7 +339,7 @@ def test_demo_data_can_be_asked_for_by_variable(
     assert [(demo.org, demo.days) for demo in seen] == [
         ("theirs", 30),
         ("theirs", 2),
-        ("ours", 30),
+        ("theirs", 30),
     ]
 
 

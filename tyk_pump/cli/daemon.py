@@ -80,7 +80,7 @@ def _acceptable(config: Config, strict: bool) -> bool:
 
 
 def _demo(config: Config, demo: DemoOptions | None) -> DemoOptions | None:
-    """Return what demo mode needs; the environment's organisation wins over a flag's."""
+    """Return what demo mode needs; the environment's organisation wins."""
     if config.demo_org:
         return msgspec.structs.replace(demo or DemoOptions(org=""), org=config.demo_org)
     return demo if demo is not None and demo.org else None
