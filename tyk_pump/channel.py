@@ -10,7 +10,9 @@ hold a lock for ever, so a new incarnation always gets a new channel.
 
 from __future__ import annotations
 
+import os
 import queue
+import struct
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -28,6 +30,9 @@ STOP = 4  # set to 1 by the coordinator: finish the write in hand and leave
 LEASE = 5  # monotonic time after which no frame may begin
 TROUBLE = 6  # monotonic time since when writes have failed, 0 when they do not
 SLOTS = 7
+
+_LENGTH = struct.Struct("!Q")
+_READ_BYTES = 1_048_576
 
 IDLE, WORK, WRITE, WAIT = 0.0, 1.0, 2.0, 3.0
 NO_FRAME = -1.0
@@ -54,6 +59,10 @@ def decode_frame(
     return stream, list_name, codec, first, ids, raws
 
 
+class CoordinatorGone(Exception):
+    """Nobody listens to this worker any more."""
+
+
 class WorkerEnd:
     """What a worker process receives: it takes frames and answers.
 
@@ -75,7 +84,14 @@ class WorkerEnd:
 
     def answer(self, message: outcome.Message) -> None:
         """Tell the coordinator; blocks while the pipe is full."""
-        self._answers.send_bytes(outcome.encode(message))
+        data = outcome.encode(message)
+        left = memoryview(_LENGTH.pack(len(data)) + data)
+        fd = self._answers.fileno()
+        try:
+            while left:
+                left = left[os.write(fd, left) :]
+        except BrokenPipeError as exc:
+            raise CoordinatorGone from exc
 
 
 class Channel:
@@ -88,6 +104,8 @@ class Channel:
         self.answers, self._worker_answers = context.Pipe(duplex=False)
         self.slot = context.RawArray("d", SLOTS)
         self.slot[FRAME] = NO_FRAME
+        os.set_blocking(self.answers.fileno(), False)
+        self._heard = bytearray()
 
     def worker_end(self) -> WorkerEnd:
         """Return what the child is started with."""
@@ -108,13 +126,27 @@ class Channel:
 
     def receive(self) -> list[outcome.Message]:
         """Return all answers that have arrived; the end of the pipe is no error."""
-        messages: list[outcome.Message] = []
+        # Read by hand: `recv_bytes` would wait for the rest of an answer of which a
+        # frozen worker has sent the beginning.
         try:
-            while self.answers.poll():
-                messages.append(outcome.decode(self.answers.recv_bytes()))
-        except (EOFError, OSError):
-            # The worker is gone: its exit is noticed and handled by its sentinel.
+            while data := os.read(self.answers.fileno(), _READ_BYTES):
+                self._heard += data
+        except OSError:
+            # Nothing more for now. Where the worker is gone, its sentinel tells.
             pass
+        return self._complete()
+
+    def _complete(self) -> list[outcome.Message]:
+        messages: list[outcome.Message] = []
+        heard, at = self._heard, 0
+        while len(heard) - at >= _LENGTH.size:
+            start = at + _LENGTH.size
+            end = start + _LENGTH.unpack_from(heard, at)[0]
+            if end > len(heard):
+                break
+            messages.append(outcome.decode(bytes(heard[start:end])))
+            at = end
+        del heard[:at]
         return messages
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from tyk_pump import channel, log, pumps
-from tyk_pump.channel import WorkerEnd
+from tyk_pump.channel import CoordinatorGone, WorkerEnd
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import PumpConfig, RootOptions
 from tyk_pump.errors import ConfigError, TykPumpError
@@ -58,7 +58,7 @@ def main(assignment: Assignment, end: WorkerEnd) -> None:
     threading.Thread(target=_beat, args=(end.slot,), daemon=True).start()
     name = assignment.pump.name
     try:
-        lock = _lock(assignment)
+        lock = _lock(assignment, end)
         make: Any = pumps.load(assignment.pump.type)
         pump: Pump = make(assignment.pump.options)
         end.slot[channel.STAGE] = channel.IDLE
@@ -84,8 +84,8 @@ def main(assignment: Assignment, end: WorkerEnd) -> None:
         )
         end.answer(outcome.Ready())
         worker.run()
-    except (BrokenPipeError, EOFError):
-        # The coordinator has closed the pipe: what is not confirmed stays claimed.
+    except CoordinatorGone:
+        # It has closed the pipe: what is not confirmed stays claimed.
         return
     except Exception:
         logger.exception("worker failed", extra={"pump": name})
@@ -122,12 +122,12 @@ class _Lock:
         self._file.close()
 
 
-def _lock(assignment: Assignment) -> _Lock:
+def _lock(assignment: Assignment, end: WorkerEnd) -> _Lock:
     name = f"worker-{assignment.pump.name}-{assignment.lane}.lock"
     lock = _Lock(Path(assignment.state_dir) / name.replace("/", "_"))
     while not lock.try_acquire():
         # The previous incarnation is about to be gone: it dies with its parent.
-        if os.getppid() != assignment.parent:
+        if end.slot[channel.STOP] or os.getppid() != assignment.parent:
             os._exit(EXIT_CANNOT_OPEN)
         time.sleep(0.02)
     return lock
