@@ -133,6 +133,15 @@ def test_a_back_end_that_refuses_everything_makes_the_pump_pause() -> None:
     assert len(pump.arrived) == 12
 
 
+def test_a_large_batch_that_is_wholly_refused_makes_the_pump_pause_at_once() -> None:
+    """A thousand records refused together are no thousand bad records."""
+    pump = ScriptedPump(*[RejectedRecords("mapping")] * 5)
+    names = [f"n{number}" for number in range(1000)]
+    end = run(pump, [frame(names)])
+    assert [len(o.dead) for o in end.outcomes] == [0]
+    assert pump.arrived == names
+
+
 def test_single_refused_records_do_not_pause() -> None:
     """A few bad records, each alone in its batch, are ordinary dead letters."""
     pump = ScriptedPump(*[RejectedRecords("bad")] * 9)

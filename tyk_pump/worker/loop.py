@@ -23,8 +23,10 @@ logger = logging.getLogger(__name__)
 
 PAUSE_AFTER_BATCHES = 3
 PAUSE_AFTER_RECORDS = 10
+PAUSE_BEYOND_RECORDS = 100
 """So many wholly refused batches in a row, with so many records in all, are taken
-for a fault of ours (a wrong mapping, say) and not of the records."""
+for a fault of ours (a wrong mapping, say) and not of the records; so is any number of
+batches with more than PAUSE_BEYOND_RECORDS."""
 LONGEST_RETRY_AFTER = 300.0
 POLL = 0.05
 
@@ -219,9 +221,10 @@ class Worker:
 
     def _too_many_refused(self, part: Batch) -> bool:
         """Say whether a wholly refused batch is one too many; count it."""
-        if self._refused_batches < PAUSE_AFTER_BATCHES or (
+        few = self._refused_batches < PAUSE_AFTER_BATCHES or (
             self._refused_records < PAUSE_AFTER_RECORDS
-        ):
+        )
+        if few and self._refused_records + len(part) <= PAUSE_BEYOND_RECORDS:
             self._refused_batches += 1
             self._refused_records += len(part)
             return False
