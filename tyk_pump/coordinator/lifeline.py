@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 from tyk_pump import backoff
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import RootOptions
-from tyk_pump.errors import LeaseLost, SourceError
+from tyk_pump.errors import LeaseLost, SourceError, StateError
 from tyk_pump.source.claims import Source, Stream
 from tyk_pump.source.redis import Link
 from tyk_pump.state.file import StateFile
@@ -47,6 +48,9 @@ class Lifeline:
         self._started = False
         self._next = 0.0
         self._attempt = 0
+        self._cost = 0.0
+        self.deadline = math.inf
+        """Monotonic time by which all has to be done; set when we stop."""
         self.error = "not connected yet"
         self.errors = 0
         self.purges = 0
@@ -59,7 +63,14 @@ class Lifeline:
     @property
     def usable(self) -> bool:
         """True when Redis has answered and no back-off is running."""
-        return self._started and self._clock.monotonic() >= self._next
+        now = self._clock.monotonic()
+        # A Redis that hangs costs a time-out at each attempt.
+        return self._started and now >= self._next and now + self._cost <= self.deadline
+
+    @property
+    def recovering(self) -> bool:
+        """True when there was trouble and it is time to try again."""
+        return bool(self.error) and self._clock.monotonic() >= self._next
 
     @property
     def lease_end(self) -> float:
@@ -86,6 +97,7 @@ class Lifeline:
 
     def run(self, action: Callable[[Source], None]) -> bool:
         """Do something with Redis; False when it could not be done."""
+        began = self._clock.monotonic()
         try:
             if self.source is None:
                 self.source = self._new_source()
@@ -96,9 +108,12 @@ class Lifeline:
         except LeaseLost as exc:
             self._lost(str(exc))
             return False
-        except SourceError as exc:
+        except (SourceError, StateError) as exc:
+            # The state file takes notes that Redis has no memory for, or cannot.
+            self._cost = self._clock.monotonic() - began
             self._trouble(str(exc))
             return False
+        self._cost = 0.0
         if self._attempt:
             logger.info("Redis answers again", extra={"prefix": "main"})
         self.error = ""

@@ -41,8 +41,12 @@ logger = logging.getLogger(__name__)
 
 PASSES = 8
 """Frames offered to each worker before the answers are looked at again."""
+OFFER_SECONDS = 0.5
+"""After that long, too."""
 DRAIN_SHARE = 0.6
 """Share of shutdown_timeout in which frames are still offered."""
+STOP_SHARE = 0.9
+"""Share of it after which all workers are told to leave."""
 COMMAND_SECONDS = 30.0
 RETIRE_SECONDS = 2.0
 """What a worker gets to finish its write when its pump is changed or removed."""
@@ -81,13 +85,14 @@ class Coordinator:
         )
         self._windows = Windows(config.root)
         self._settler = Settler(state, self.clock)
-        self._replays = Replays(state)
+        self._replays = Replays(state, self._settler.store)
         self._replay_next = 0.0
         self._unknown: dict[str, float] = {}
         self._requests: queue.SimpleQueue[tuple[str, dict[str, Any], Future[Any]]] = (
             queue.SimpleQueue()
         )
         self._stopping = False
+        self._leaving: list[WorkerHandle] = []
         self._announced = False
         self.snapshot = self._take_snapshot()
 
@@ -135,11 +140,15 @@ class Coordinator:
             now = self.clock.monotonic()
             if self.signals.reload:
                 self.signals.reload = 0
-                self._reload_configuration()
+                try:
+                    self._reload_configuration()
+                except (ConfigError, StateError) as exc:
+                    reason = {"reason": str(exc)}
+                    logger.error("configuration is not taken over", extra=reason)
             if now >= next_tick:
                 next_tick = now + 1.0
                 self._tick()
-            if now >= next_purge:
+            if now >= next_purge or self._lifeline.recovering:
                 next_purge = now + self.root.purge_delay
                 self._purge()
             self._lifeline.keep()
@@ -171,14 +180,15 @@ class Coordinator:
             self._lifeline.run(lambda s: self._settler.write(s, self.workers))
         return busy
 
-    def listen(self, seconds: float) -> None:
+    def listen(self, seconds: float, *, answering: bool = True) -> None:
         """Wait for answers, deaths, signals and requests, and handle them."""
         waiting: dict[Any, WorkerHandle] = {}
         for worker in self.workers:
             if worker.process is not None and worker.channel is not None:
                 waiting[worker.channel.answers] = worker
                 waiting[worker.process.sentinel] = worker
-        ready = connection.wait([*waiting, self.signals.fd], seconds)
+        heeded = [self.signals.fd] if answering else []
+        ready = connection.wait([*waiting, *heeded], seconds)
         if self.signals.fd in ready:
             self.signals.drain()
             self._answer_requests()
@@ -200,16 +210,18 @@ class Coordinator:
                 self._accept(worker, message)
         if not dead:
             return
-        if not self._stopping:
-            self._replays.worker_died(worker)
-        poison = worker.reap()
+        blame = True
+        if self._stopping or worker in self._leaving:
+            self._replays.dropped(worker)
+        else:
+            blame = not self._replays.worker_died(worker)
+        poison = worker.reap(blame=blame)
         if poison is not None:
             self._bury(worker, poison)
 
     def _accept(self, worker: WorkerHandle, done: outcome.Outcome) -> None:
         if self._replays.owns(worker, done):
-            stored = self._settler.store(worker, done)
-            self._replays.settle(worker, done, stored)
+            self._replays.settle(worker, done)
         elif worker.lane.acknowledged(done.stream, done.first, done.end):
             if self._lifeline.source is not None:
                 self._settler.accept(worker, done, self._lifeline.source)
@@ -256,7 +268,10 @@ class Coordinator:
 
     def _drop_everything(self) -> None:
         for worker in self.workers:
+            worker.kill()
+        for worker in self.workers:
             worker.drop()
+            self._replays.dropped(worker)
         self._windows.clear()
         self._settler.forget()
 
@@ -287,9 +302,13 @@ class Coordinator:
     def _offer(self) -> bool:
         """Offer each worker what it is owed; True when there may be more at once."""
         streams = self._lifeline.streams()
+        until = self.clock.monotonic() + OFFER_SECONDS
         for _ in range(PASSES):
             offered = False
             for worker in self.workers:
+                self._lifeline.keep()  # reads may be slow, the lease must not end
+                if not self._lifeline.usable:
+                    return False
                 if not worker.has_room(self.root.queue_bytes):
                     continue
                 span = worker.lane.next_span(streams)
@@ -302,6 +321,8 @@ class Coordinator:
                     offered = self._hand_over(worker, span, frame) or offered
             if not offered:
                 return False
+            if self.clock.monotonic() > until:
+                break
         return True
 
     def _fetch(self, source: Source, span: Span, frames: list[Frame]) -> None:
@@ -343,7 +364,10 @@ class Coordinator:
                 return self._reload_configuration()
             case "dead-letters.replay":
                 self._replay_next = 0.0
-                return {"marked": self._replays.mark(**arguments)}
+                pump, ids = str(arguments.get("pump") or ""), arguments.get("ids")
+                if ids is not None and not all(isinstance(one, int) for one in ids):
+                    raise ConfigError("ids: expected numbers")
+                return {"marked": self._replays.mark(pump, ids)}
             case "claims.forget":
                 return self._forget(str(arguments.get("pump", "")).upper())
             case _:
@@ -380,9 +404,7 @@ class Coordinator:
         old = {worker.config.name for worker in self.workers}
         keep = [w for w in self.workers if same and new.get(w.config.name) == w.config]
         kept = {worker.config.name for worker in keep}
-        for worker in self.workers:
-            if worker not in keep:
-                self._retire(worker)
+        self._retire([worker for worker in self.workers if worker not in keep])
         self.workers = keep
         self.config, self.root = config, keep_fixed(self.root, config.root)
         self._windows.root = self.root
@@ -393,10 +415,10 @@ class Coordinator:
         log.hide_secrets([self.root, *(pump.options for pump in config.pumps)])
         fresh = [pump for pump in config.pumps if pump.name not in kept]
         self.make_workers(fresh)
-        for worker in self.workers:
-            if worker.config.name not in old:
-                field = worker.lane.field
-                self._lifeline.run(lambda source: source.owe(field))  # noqa: B023
+        if self._lifeline.source is not None:
+            for worker in self.workers:
+                if worker.config.name not in old:
+                    self._settler.owe(worker.lane.field, self._lifeline.source)
         self._lifeline.run(self._look_at_fields)
         changed = sorted((old | set(new)) - kept)
         logger.info(
@@ -405,14 +427,25 @@ class Coordinator:
         )
         return {"faults": [], "warnings": config.warnings, "changed": changed}
 
-    def _retire(self, worker: WorkerHandle) -> None:
-        """Let a worker finish its write, then drop it; what is left is offered anew."""
-        worker.stop()
+    def _retire(self, workers: list[WorkerHandle]) -> None:
+        """Let workers finish their writes, then drop them.
+
+        What they leave is offered anew. They share one time: the lease must not end.
+        """
+        self._leaving = workers
+        for worker in workers:
+            worker.stop()
         until = self.clock.monotonic() + RETIRE_SECONDS
-        while worker.process is not None and self.clock.monotonic() < until:
-            connection.wait([worker.process.sentinel], 0.05)
-            self._hear(worker)
-        worker.drop()
+        while self.clock.monotonic() < until:
+            if all(worker.process is None for worker in workers):
+                break
+            self.listen(0.05, answering=False)
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.drop()
+            self._replays.dropped(worker)
+        self._leaving = []
 
     # Numbers and readiness
 
@@ -489,15 +522,22 @@ class Coordinator:
         logger.info(f"Shutting down {count} pumps...", extra={"prefix": "main"})
         began = self.clock.monotonic()
         deadline = began + self.root.shutdown_timeout
+        self._lifeline.deadline = deadline + 0.5
         if self._lifeline.usable:
             self._lifeline.purge()
-        self._drain(began + self.root.shutdown_timeout * DRAIN_SHARE, deadline, first)
+        self._drain(
+            began + self.root.shutdown_timeout * DRAIN_SHARE,
+            began + self.root.shutdown_timeout * STOP_SHARE,
+            first,
+        )
         for worker in self.workers:
             worker.stop()
         while self._patient(deadline, first):
             if all(worker.process is None for worker in self.workers):
                 break
             self.listen(0.05)
+        for worker in self.workers:
+            worker.kill()
         for worker in self.workers:
             worker.drop()
             logger.info(

@@ -96,7 +96,11 @@ class Settler:
 
     def bury(self, worker: WorkerHandle, poison: Sent, source: Source) -> None:
         """Make a dead letter of the one record that kills workers."""
+        if poison.stream not in source.streams:
+            return
         window = source.read(poison.stream, poison.first, 1)
+        if not window.records and not window.lost:
+            return  # Redis does not have it just now; its time comes again
         identity = f"{poison.stream}:{poison.first}"
         reason = f"the worker died on this record: {worker.last_error}"
         done = Outcome(
@@ -117,6 +121,18 @@ class Settler:
         worker.counts.dead += len(done.dead)
         worker.lane.skip(poison.stream, poison.end)
         self.accept(worker, done, source)
+
+    def owe(self, field: str, source: Source) -> None:
+        """Owe a new pump everything from here on, also while Redis is away.
+
+        The cursors are set now and written with the next ones: were they set when
+        Redis answers again, what is claimed by then would not be owed.
+        """
+        for stream in source.streams.values():
+            if field not in stream.progress:
+                stream.progress[field] = Progress(position=stream.end)
+                self._moved.add((stream.id, field))
+        source.owe(field)  # and streams to come; nothing is left for it to write
 
     def pass_over(self, lane: Lane, stream: Stream, end: int) -> None:
         """Move a cursor over positions that hold nothing any more."""

@@ -28,6 +28,8 @@ DUMP_SECONDS = 0.5
 """From SIGABRT (stack dump) to SIGKILL."""
 HISTORY = 60
 TOLD_TO = "told to"
+JOIN_SECONDS = 1.0
+"""A killed process is gone at once, except when the kernel holds it (a dead NFS)."""
 
 _context: Any = multiprocessing.get_context("spawn")
 
@@ -104,8 +106,8 @@ class WorkerHandle:
         self.start_at = None
         self._killed, self._failed, self._stopping = "", None, False
         self.lane.restarted()
-        self.channel = Channel(_context, MAX_FRAMES)
-        slot = self.channel.slot
+        made = Channel(_context, MAX_FRAMES)
+        slot = made.slot
         now = self._clock.monotonic()
         slot[channel.BEAT] = slot[channel.SINCE] = now
         slot[channel.STAGE] = channel.IDLE
@@ -121,15 +123,20 @@ class WorkerHandle:
             log_format=log_format,
             log_level=log_level,
         )
-        self.process = _context.Process(
+        child = _context.Process(
             target=process.main,
-            args=(assignment, self.channel.worker_end()),
+            args=(assignment, made.worker_end()),
             name=f"tyk-pump {self.lane.field}",
             daemon=True,
         )
         self.state = "starting" if not self.counts.restarts else "restarting"
-        self.process.start()
-        self.channel.started()
+        try:
+            child.start()
+        except OSError:
+            made.close()
+            raise
+        made.started()
+        self.process, self.channel = child, made
 
     def set_lease(self, end: float) -> None:
         """Tell the worker until when it may begin frames."""
@@ -216,13 +223,17 @@ class WorkerHandle:
         """End it now and do not listen to it any more; it is offered all again."""
         if self.process is not None:
             self.process.kill()
-            self.process.join()
-            self.process.close()
+            self.process.join(JOIN_SECONDS)
+            if self.process.exitcode is not None:
+                self.process.close()
         if self.channel is not None:
             self.channel.close()
         self.process = self.channel = None
-        self.state = "stopped" if self._stopping else "restarting"
-        self.start_at = None if self._stopping else self._clock.monotonic()
+        if self._stopping:
+            self.state, self.start_at = "stopped", None
+        elif self.state != "failed" or self.start_at is not None:
+            # What only the operator can mend is not tried again.
+            self.state, self.start_at = "restarting", self._clock.monotonic()
         self.lane.restarted()
         self.lane.suspect = None
         self.unsettled.clear()
@@ -250,8 +261,11 @@ class WorkerHandle:
         elif now - slot[channel.BEAT] > self._root.beat_timeout:
             self._shoot("gives no sign of life", writing or stage != channel.WORK)
 
-    def reap(self) -> Sent | None:
-        """Handle its end; return the frame of a single record that is poison."""
+    def reap(self, *, blame: bool = True) -> Sent | None:
+        """Handle its end; return the frame of a single record that is poison.
+
+        Without `blame` what it had in hand was none of the lane's frames.
+        """
         process_, ended = self.process, self.channel
         assert process_ is not None and ended is not None
         process_.join(0)
@@ -276,7 +290,7 @@ class WorkerHandle:
             self.state = "stopped"
         else:
             reason = self._killed or _exit_text(code)
-            if in_hand >= 0:
+            if in_hand >= 0 and blame:
                 poison = self.lane.died(in_hand)
             self._again("restarting", reason)
             if self.lane.splitting:
@@ -294,6 +308,8 @@ class WorkerHandle:
 
     def _shoot(self, reason: str, writing: bool) -> None:
         assert self.process is not None and self.process.pid is not None
+        if self.process.exitcode is not None:
+            return  # it is dead already, and its number may be another's
         self._killed, self._killed_writing = reason, writing
         self.last_error = reason
         logger.error(
