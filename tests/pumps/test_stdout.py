@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,24 @@ def test_a_record_without_json_form_is_refused_and_the_others_print(pipe: int) -
     assert list(caught.value.rejected) == [1]
     assert os.read(pipe, 1 << 16).count(b"\n") == 2
     os.close(pipe)
+
+
+def test_half_a_line_that_a_crash_left_in_a_file_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next incarnation begins on a line of its own, whole lines stay alone."""
+    path = tmp_path / "out"
+    path.write_bytes(b'{"whole":1}\n{"tor')
+    with path.open("ab") as file:
+        monkeypatch.setattr(stdout, "STDOUT", file.fileno())
+        for first in (0, 2):
+            pump = StdoutPump(StdoutOptions(format="json"))
+            pump.open()
+            pump.write(batch("S", range(first, first + 2)))
+    lines = path.read_bytes().split(b"\n")
+    assert lines[1] == b'{"tor'
+    assert len(lines) == 7 and lines[-1] == b""
+    assert all(json.loads(line) for line in lines[2:-1])
 
 
 def test_a_second_cleaning_changes_nothing() -> None:

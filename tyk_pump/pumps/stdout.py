@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import select
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,6 +83,7 @@ class StdoutPump:
                 "unknown format, records are printed as text",
                 extra={"reason": repr(self._options.format)},
             )
+        self._torn = _ends_within_a_line()
 
     def probe(self) -> str:
         """See that standard output is open."""
@@ -244,6 +246,19 @@ def _write_out(data: bytes) -> tuple[int, str]:
             except OSError as exc:
                 return written, exc.strerror or str(exc)
     return written, ""
+
+
+def _ends_within_a_line() -> bool:
+    """Say whether a file that we print into was left with half a line by a crash."""
+    try:
+        size = os.fstat(STDOUT).st_size
+        if not size or not stat.S_ISREG(os.fstat(STDOUT).st_mode):
+            return False
+        with open(f"/proc/self/fd/{STDOUT}", "rb") as file:
+            file.seek(size - 1)
+            return file.read(1) != b"\n"
+    except OSError:
+        return False  # it cannot be read: then as if it were whole
 
 
 @contextmanager
