@@ -232,19 +232,3 @@ def test_metrics_count_what_was_delivered(tmp_path: Path, redis_server: Any) -> 
         wait_for("the metric", counted)
         assert json.loads(daemon.get("/health")[1]) == {"status": "ok"}
         assert daemon.stop() == 0
-
-
-def test_a_redis_that_evicts_keys_is_no_place_for_claims(
-    tmp_path: Path, make_redis: Callable[..., Any]
-) -> None:
-    """With an allkeys policy it warns and is not ready; it runs all the same."""
-    server = make_redis(maxmemory="100mb", maxmemory_policy="allkeys-lru")
-    out = tmp_path / "csv"
-    with Daemon(tmp_path / "a", server.port, {"csv": csv_pump(out)}) as daemon:
-        daemon.start()
-        push(server.client(), ["a"])
-        wait_for("the row", lambda: count_lines(out) == 2)
-        wait_for("the warning", lambda: "evicts keys" in daemon.tail())
-        wait_for("the reason", lambda: "evicts keys" in daemon.get("/ready")[1])
-        assert daemon.get("/ready")[0] == 503
-        assert daemon.stop() == 0

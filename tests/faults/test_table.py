@@ -587,7 +587,6 @@ def test_check_warns_of_a_redis_that_evicts(
         assert "allkeys-lru" in done.stdout
 
 
-@pytest.mark.xfail(reason="only `check` looks at the policy in this version")
 def test_a_redis_that_evicts_is_not_ready(
     tmp_path: Path, make_redis: Callable[..., Any], plant: Plant
 ) -> None:

@@ -152,10 +152,9 @@ class Lifeline:
             logger.debug("Redis tells nothing of itself", extra={"reason": str(exc)})
             return
         policy = memory.get("maxmemory_policy", "")
-        limited = memory.get("maxmemory", "0") != "0"
         before = self.evicting
         self.evicting = ""
-        if policy.startswith("allkeys") and limited:
+        if policy.startswith("allkeys"):
             self.evicting = (
                 f"Redis evicts keys (maxmemory-policy {policy}): claims could vanish"
             )
