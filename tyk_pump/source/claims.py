@@ -10,8 +10,12 @@ this stands in Redis, under the operator's key prefix:
     tyk-pump:instances        hash: instance name -> incarnation that started last
     {<list>}:claim:<ulid>     a claimed list, in the list's own hash slot
 
-Nothing is assumed about a command whose answer was lost: an intent is written before a
-list is renamed, and what became of it is looked at until it shows.
+Nothing is assumed about a command whose answer was lost. An intent is written before a
+list is renamed; whether that happened is asked with SET NX on the claim's name: either
+the list is there, or a tombstone has the name now and no late RENAMENX can take it. An
+intent has not been read by anybody: an adopter claims its list anew, with own numbers.
+Base and length are written before the first read, and a claim's field leaves the
+stream's hash only after its key is gone.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -27,15 +31,17 @@ from redis.exceptions import ResponseError
 
 from tyk_pump import __version__
 from tyk_pump.clock import Clock
-from tyk_pump.errors import ConfigError, LeaseLost, SourceError
+from tyk_pump.errors import ConfigError, LeaseLost, SourceError, StateError
 from tyk_pump.source.lists import ListName, claim_key, lists
 from tyk_pump.source.redis import Command, Link, out_of_memory
 from tyk_pump.ulid import ulid, ulid_time
 
 log = logging.getLogger(__name__)
 
-INTENT_GRACE = 600.0
-"""Seconds after which an intent whose claim never showed is dropped."""
+TOMBSTONE_SECONDS = 7 * 86400
+"""How long a name stays taken that a frozen instance might still want to use."""
+LOOK_BACK = 100
+"""How many of a list's last claims are looked for before the list is claimed again."""
 VERSION_KEY = "version-check-pump"
 _CLAIM = "claim:"
 _PUMP = "pump:"
@@ -164,6 +170,8 @@ class Source:
         self._name = name
         self._incarnation = incarnation
         self._previous = f"{name}#{previous}" if previous else ""
+        # The lock on the state folder proves that nobody else is the previous one.
+        self._owners = {self.owner, self._previous} - {""}
         self._link = link
         self._keys = Keys(prefix)
         self._prefix = prefix
@@ -233,10 +241,22 @@ class Source:
     def _take_back(self, streams: Mapping[bytes, bytes]) -> None:
         if not self._previous:
             return
-        for stream, owner in streams.items():
-            if _text(owner) == self._previous:
-                self._adopt(_text(stream), owner)
-        self._link.execute([("UNLINK", self._keys.lease(self._previous))])
+        for raw_name, raw_owner in streams.items():
+            name, owner = _text(raw_name), _text(raw_owner)
+            # Without memory for a new owner's name the old one does: it is ours too,
+            # and reading and trimming is what makes room again.
+            if owner in self._owners and name not in self.streams:
+                if owner != self.owner:
+                    self._set_owner(name, owner)
+                self._keep(self._load(name))
+        if self._leased:
+            self._link.execute([("UNLINK", self._keys.lease(self._previous))])
+
+    def _set_owner(self, stream: str, owner: str) -> bool:
+        keys = self._keys
+        return self._link.compare_and_set(
+            keys.streams, stream, owner.encode(), self.owner
+        )
 
     def renew(self) -> None:
         """Renew the lease; LeaseLost when it is gone."""
@@ -265,18 +285,12 @@ class Source:
         began = self._clock.monotonic()
         if not self._leased:
             self._take_lease(began)
-        intents = [
-            (stream, name)
-            for stream in self.streams.values()
-            for name in stream.intents
-        ]
         foreign = list(self._foreign)
         replies = self._ask(
             [
                 self._renewal(),
                 ("HGETALL", self._keys.streams),
                 *(("EXISTS", self._keys.lease(owner)) for owner in foreign),
-                *(("LLEN", s.intents[name].key) for s, name in intents),
                 *(("LLEN", one.key) for one in self._lists),
             ],
             tolerant=True,
@@ -290,12 +304,17 @@ class Source:
         self._compare_owners(owners)
         alive = dict(zip(foreign, rest, strict=False))
         rest = rest[len(foreign) :]
-        self._resolve(intents, rest[: len(intents)])
         self._move_book()
         self._register_again()
-        lengths = self._lengths(rest[len(intents) :])
-        claimed = self._claim_all(lengths)
-        return Look(lengths, claimed, self._adopt_orphans(owners, alive))
+        claimed = self._resolve_all()
+        lengths = self._lengths(rest)
+        waiting = [one for one in self._lists if lengths.get(one.key)]
+        claimed += self._claim_all([(one.key, one) for one in waiting])
+        adopted = self._adopt_orphans(owners, alive)
+        if adopted:
+            claimed += self._resolve_all()
+            self._finish([])
+        return Look(lengths, claimed, adopted)
 
     def _compare_owners(self, owners: Mapping[str, str]) -> None:
         for stream in list(self.streams.values()):
@@ -303,8 +322,10 @@ class Source:
             if owner is None:
                 # Redis came back with older data: it is told of our stream again.
                 stream.registered = stream.registered and not self._leased
-            elif owner != self.owner:
+            elif owner not in self._owners:
                 raise LeaseLost(f"stream {stream.id} has another owner")
+            elif owner != self.owner and self._leased:
+                self._set_owner(stream.id, owner)
 
     def _lengths(self, replies: Sequence[Any]) -> dict[str, int]:
         lengths: dict[str, int] = {}
@@ -319,25 +340,47 @@ class Source:
 
     # Claiming
 
-    def _claim_all(self, lengths: Mapping[str, int]) -> int:
-        waiting = [one for one in self._lists if lengths.get(one.key)]
-        if not waiting:
+    def _claim_all(self, sources: Sequence[tuple[str, ListName]]) -> int:
+        """Claim lists: keys to rename, each with the list that it is or was."""
+        if not sources:
             return 0
         stream = self._own_stream()
+        self._look_for_claims(stream, {one.key for _, one in sources})
         at = self._clock.now()
         names: dict[str, Claim] = {}
-        for one in waiting:
+        for _, one in sources:
             name = ulid(at)
             key = claim_key(self._prefix, one.key, name)
             names[name] = Claim(one.key, one.codec, key, at=at)
+        fields = {_CLAIM + name: _pack(claim) for name, claim in names.items()}
+        try:
+            self._write_fields(stream, fields)
+        except LeaseLost:
+            # Nothing is renamed: leave no fields in what is another's hash now.
+            self._link.execute([("HDEL", self._keys.stream(stream.id), *fields)])
+            raise
         stream.intents.update(names)
-        self._write_fields(
-            stream, {_CLAIM + name: _pack(claim) for name, claim in names.items()}
-        )
         before = stream.end
-        for name, claim in names.items():
-            self._claim(stream, name, claim)
+        for (source, _), (name, claim) in zip(sources, names.items(), strict=True):
+            self._claim(stream, name, claim, source)
         return stream.end - before
+
+    def _look_for_claims(self, stream: Stream, waiting: Collection[str]) -> None:
+        """Before a list is claimed, see whether Redis still has its last claims.
+
+        If it has come back with older data, the list may be one that we had claimed.
+        """
+        last = [
+            (name, claim)
+            for key in waiting
+            for name, claim in [
+                item for item in stream.claims.items() if item[1].list == key
+            ][-LOOK_BACK:]
+        ]
+        found = self._ask([("EXISTS", claim.key) for _, claim in last])
+        for (name, _), there in zip(last, found, strict=True):
+            if not there:
+                self._missing.setdefault(name, self._rounds)
 
     def _own_stream(self) -> Stream:
         if self._own is not None and self._own.id in self.streams:
@@ -347,12 +390,14 @@ class Source:
         self.streams[stream.id] = self._own = stream
         return stream
 
-    def _claim(self, stream: Stream, name: str, intent: Claim) -> None:
+    def _claim(self, stream: Stream, name: str, intent: Claim, source: str) -> None:
         """Rename the list; an answer that is lost leaves the intent to be resolved."""
+        if self._clock.monotonic() >= self.lease_end:
+            self.renew()  # we were frozen: is the stream of this intent still ours?
         # No WATCH on the gateway's list (it never wins against a busy gateway). The
         # new name is fresh, and nothing is resent: nothing can be overwritten.
         commands: list[Command] = [
-            ("RENAMENX", intent.list, intent.key),
+            ("RENAMENX", source, intent.key),
             ("PERSIST", intent.key),
             ("LLEN", intent.key),
             ("LINDEX", intent.key, 0),
@@ -363,99 +408,194 @@ class Source:
             # Nobody else knows the new name, and the intent says what was begun.
             replies = self._link.execute(commands)
         renamed, _, length, head = replies
-        if isinstance(renamed, ResponseError) or not length:
-            if isinstance(renamed, ResponseError) and "no such key" not in str(renamed):
-                raise SourceError(f"Redis: {renamed}")
+        if isinstance(length, ResponseError):
+            # A tombstone: who has adopted our stream did not find this claim. We have
+            # taken its end of life away; nobody but us would use the name.
+            self._link.execute([("UNLINK", intent.key)])
+        if renamed == 1:
+            self._note(stream, name, intent, int(length), bytes(head or b""))
+        elif renamed == 0:
+            raise LeaseLost(f"stream {stream.id} has another owner")
+        elif "no such key" not in str(renamed):
+            raise SourceError(f"Redis: {renamed}")
+        else:
             # Another consumer was faster: nothing was renamed, and that is certain.
             del stream.intents[name]
             self._forget_fields(stream, [_CLAIM + name])
-            return
-        self._note(stream, name, intent, int(length), bytes(head or b""))
 
     def _note(
         self, stream: Stream, name: str, intent: Claim, length: int, head: bytes
     ) -> None:
         """Number the claim; in Redis (or the state file) before the first read."""
-        digest = _digest(head)
-        lost = self._same_as_lost(intent.list, digest)
-        claims: dict[str, Claim] = {}
-        owner = stream
-        if lost is not None:
-            owner, old_name = lost
-            old = owner.claims[old_name]
-            log.warning("a lost claim is back", extra={"list": intent.list})
-            claims[old_name] = msgspec.structs.replace(
-                old, key=intent.key, offset=0, total=length
+        claims = self._found_again(stream, intent, length, head)
+        known = sum(claim.length for claim in claims.values())
+        if known:
+            log.warning(
+                "lost claims are back", extra={"list": intent.list, "records": known}
             )
-            self._write_fields(owner, {_CLAIM + old_name: _pack(claims[old_name])})
-            owner.claims[old_name] = claims[old_name]
-            self._missing.pop(old_name, None)
-            known = old.total
-            if length <= known:
-                stream.intents.pop(name, None)
-                self._forget_fields(stream, [_CLAIM + name])
-                return
-        else:
-            known = 0
-        noted = msgspec.structs.replace(
-            intent,
-            base=stream.end,
-            length=length - known,
-            head=digest if not known else b"",
-            offset=known,
-            total=length,
-        )
-        self._write_fields(stream, {_CLAIM + name: _pack(noted)})
+        end = stream.end
+        if length > known:
+            claims[name] = msgspec.structs.replace(
+                intent,
+                base=end,
+                length=length - known,
+                head=_digest(head if not known else self._head(intent.key, known)),
+                offset=known,
+                total=length,
+            )
+            end = claims[name].end
+        try:
+            self._write_fields(
+                stream, {_CLAIM + n: _pack(claim) for n, claim in claims.items()}
+            )
+        except LeaseLost:
+            self._leave_to_others(stream, name, intent)
+            raise
+        if not length > known:
+            self._forget_fields(stream, [_CLAIM + name])
         stream.intents.pop(name, None)
-        stream.claims[name] = noted
-        stream.end = noted.end
+        stream.claims.update(claims)
+        stream.end = end
+        for found in claims:
+            self._missing.pop(found, None)
 
-    def _same_as_lost(self, list_key: str, digest: bytes) -> tuple[Stream, str] | None:
-        """Return the vanished claim whose first record heads this list again."""
-        for stream in self.streams.values():
-            for name, claim in stream.claims.items():
-                same = claim.list == list_key and claim.head == digest
-                if not same or claim.offset:
-                    continue
-                # Perhaps nobody has read it since it vanished: ask, it is rare.
-                if name in self._missing or not self._ask([("EXISTS", claim.key)])[0]:
-                    return stream, name
-        return None
+    def _found_again(
+        self, stream: Stream, intent: Claim, length: int, head: bytes
+    ) -> dict[str, Claim]:
+        """Return the vanished claims that are the head of this list again.
 
-    def _resolve(
-        self, intents: Sequence[tuple[Stream, str]], lengths: Sequence[Any]
-    ) -> None:
-        """See what became of renames whose answers were lost."""
-        for (stream, name), length in zip(intents, lengths, strict=True):
-            intent = stream.intents[name]
-            if isinstance(length, ResponseError):
+        Their records get the numbers that they had. Only claims of the stream that
+        we claim into: what shares a key must be trimmed in order.
+        """
+        found: dict[str, Claim] = {}
+        offset = 0
+        for name, claim in stream.claims.items():
+            if name not in self._missing or claim.list != intent.list:
                 continue
-            if length:
-                _, head = self._ask(
-                    [("PERSIST", intent.key), ("LINDEX", intent.key, 0)]
+            if claim.head != _digest(head) or offset + claim.length > length:
+                break
+            found[name] = msgspec.structs.replace(
+                claim, key=intent.key, offset=offset, total=length
+            )
+            offset += claim.length
+            if offset == length:
+                break
+            head = self._head(intent.key, offset)
+        return found
+
+    def _head(self, key: str, index: int) -> bytes:
+        (head,) = self._ask([("LINDEX", key, index)])
+        return bytes(head or b"")
+
+    def _leave_to_others(self, stream: Stream, name: str, intent: Claim) -> None:
+        """Announce a list that we have renamed when our stream was another's already.
+
+        Its adopter may have looked before; a new stream without an owner, with the
+        list as an intent, is sure to be found by whoever comes next.
+        """
+        fields = {_CLAIM + name: _pack(intent)}
+        self._put_in_book(ulid(self._clock.now()), fields)
+        self._move_book()
+        self._link.execute([("HDEL", self._keys.stream(stream.id), _CLAIM + name)])
+
+    def _resolve_all(self) -> int:
+        return sum(self._resolve(s) for s in list(self.streams.values()) if s.intents)
+
+    def _resolve(self, stream: Stream) -> int:
+        """See what became of renames whose answers were lost; return new records."""
+        before = stream.end
+        names = list(stream.intents)
+        replies = self._ask(
+            [
+                command
+                for key in [stream.intents[name].key for name in names]
+                for command in (
+                    ("SET", key, "", "NX", "EX", TOMBSTONE_SECONDS),
+                    ("LLEN", key),
+                    ("LINDEX", key, 0),
                 )
+            ],
+            tolerant=True,
+        )
+        there: list[tuple[str, ListName]] = []
+        resolved: list[str] = []
+        for number, name in enumerate(names):
+            intent = stream.intents[name]
+            _, length, head = replies[3 * number : 3 * number + 3]
+            if isinstance(length, ResponseError):
+                resolved.append(name)  # a tombstone: it cannot happen any more
+            elif length and stream.own:
+                self._ask([("PERSIST", intent.key)])
                 self._note(stream, name, intent, int(length), bytes(head or b""))
-            elif self._clock.now() - intent.at > INTENT_GRACE:
-                del stream.intents[name]
-                self._forget_fields(stream, [_CLAIM + name])
+            elif length:
+                there.append((intent.key, ListName(intent.list, intent.codec)))
+                resolved.append(name)
+            # Else Redis has no memory for a tombstone: look again next time.
+        count = self._claim_all(there)
+        for name in resolved:
+            del stream.intents[name]
+        self._forget_fields(stream, [_CLAIM + name for name in resolved])
+        return count + stream.end - before if stream.own else count
 
     # Writing our own fields
 
     def _write_fields(self, stream: Stream, fields: Mapping[str, bytes]) -> None:
-        """Write fields of a stream's hash, into the state file when Redis is full."""
-        key = self._keys.stream(stream.id)
+        """Write fields of a stream's hash, into the state file when Redis is full.
+
+        In the same round trip Redis is asked who owns the stream.
+        """
+        keys = self._keys
+        fields = {**self._booked_fields(stream), **fields}
         commands: list[Command] = []
         if not stream.registered:
-            commands.append(("HSET", self._keys.streams, stream.id, self.owner))
+            commands.append(("HSETNX", keys.streams, stream.id, self.owner))
             fields = {**self._all_fields(stream), **fields}
-        commands.append(("HSET", key, *_flat(fields)))
+        commands.append(("HSET", keys.stream(stream.id), *_flat(fields)))
+        commands.append(("HGET", keys.streams, stream.id))
         replies = self._link.execute(commands)
         if any(map(out_of_memory, replies)):
-            self._book.put(stream.id, fields)
-            self._booked = True
+            # The cursors go along: without them nobody would know who is owed.
+            self._put_in_book(stream.id, {**self._all_fields(stream), **fields})
             return
         _raise_first(replies)
+        self._check_owner(stream, replies[-1])
         stream.registered = True
+        if self._booked:
+            self._clear_book(stream.id, fields)
+
+    def _check_owner(self, stream: Stream, owner: bytes | None) -> None:
+        """LeaseLost when a stream that Redis knew of is not ours any more."""
+        if owner is not None and _text(owner) not in self._owners:
+            raise LeaseLost(f"stream {stream.id} has another owner")
+        if owner is None and stream.registered and self._leased:
+            (alive,) = self._ask([("EXISTS", self._keys.lease(self.owner))])
+            if not alive:
+                # Adopted, settled and removed: what we have written there is nobody's.
+                self._ask([("UNLINK", self._keys.stream(stream.id))])
+                raise LeaseLost(f"stream {stream.id} is gone")
+            stream.registered = False
+            self._write_fields(stream, {})
+
+    def _booked_fields(self, stream: Stream) -> dict[str, bytes]:
+        """Return what waits in the state file: no later claim may go before it."""
+        if not self._booked:
+            return {}
+        booked = self._book.pending().get(stream.id, {})
+        return {**booked, **self._all_fields(stream)} if booked else {}
+
+    def _put_in_book(self, stream: str, fields: Mapping[str, bytes]) -> None:
+        try:
+            self._book.put(stream, fields)
+        except StateError as exc:
+            raise SourceError(f"Redis cannot take a claim's note, and {exc}") from exc
+        self._booked = True
+
+    def _clear_book(self, stream: str, fields: Iterable[str]) -> None:
+        try:
+            self._book.clear(stream, fields)
+            self._booked = bool(self._book.pending())
+        except StateError as exc:
+            raise SourceError(str(exc)) from exc
 
     def _all_fields(self, stream: Stream) -> dict[str, bytes]:
         everything = {_PUMP + f: _pack(p) for f, p in stream.progress.items()}
@@ -466,9 +606,9 @@ class Source:
     def _forget_fields(self, stream: Stream, fields: Sequence[str]) -> None:
         if not fields:
             return
-        if self._booked:
-            self._book.clear(stream.id, fields)
         self._ask([("HDEL", self._keys.stream(stream.id), *fields)])
+        if self._booked:
+            self._clear_book(stream.id, fields)
 
     def _move_book(self) -> None:
         """Give Redis what it had no memory for before."""
@@ -476,24 +616,35 @@ class Source:
             return
         for name, fields in self._book.pending().items():
             stream = self.streams.get(name)
-            key = self._keys.stream(name)
-            owner = self.owner if stream else ""
             if stream is not None:
-                # What is known in memory is newer than what was booked.
-                fields = {**fields, **self._all_fields(stream)}
-            replies = self._link.execute(
-                [
-                    ("HSETNX", self._keys.streams, name, owner),
-                    ("HSET", key, *_flat(fields)),
-                ]
-            )
-            if any(map(out_of_memory, replies)):
+                self._write_fields(stream, self._all_fields(stream))
+            elif not self._move_foreign(name, fields):
                 return
+
+    def _move_foreign(self, name: str, fields: Mapping[str, bytes]) -> bool:
+        """Give Redis the fields of a stream that is not ours; False without memory."""
+        key = self._keys.stream(name)
+        claims = {f: v for f, v in fields.items() if f.startswith(_CLAIM)}
+        found = self._ask(
+            [("EXISTS", _unpack(value, Claim).key) for value in claims.values()]
+        )
+        there = [f for f, exists in zip(claims, found, strict=True) if exists]
+        if there:
+            # A cursor that Redis has may be newer. The owner comes last: a stream
+            # without claims would be removed by its adopter.
+            commands: list[Command] = [
+                ("HSETNX", key, field, value)
+                for field, value in fields.items()
+                if field not in claims
+            ]
+            commands += [("HSET", key, field, claims[field]) for field in there]
+            commands.append(("HSETNX", self._keys.streams, name, ""))
+            replies = self._link.execute(commands)
+            if any(map(out_of_memory, replies)):
+                return False
             _raise_first(replies)
-            if stream is not None:
-                stream.registered = True
-            self._book.clear(name, fields)
-        self._booked = bool(self._book.pending())
+        self._clear_book(name, fields)
+        return True
 
     def _register_again(self) -> None:
         for stream in self.streams.values():
@@ -510,19 +661,21 @@ class Source:
         adopted = []
         for name, owner in sorted(foreign.items()):
             orphan = not owner or (owner in alive and not alive[owner])
-            if orphan and self._leased and self._adopt(name, owner.encode()):
+            if orphan and self._leased and self._adopt(name, owner):
                 adopted.append(name)
         return adopted
 
-    def _adopt(self, name: str, owner: bytes) -> bool:
-        if not self._link.compare_and_set(self._keys.streams, name, owner, self.owner):
+    def _adopt(self, name: str, owner: str) -> bool:
+        if not self._set_owner(name, owner):
             return False
-        stream = self._load(name)
-        self.streams[name] = stream
+        self._keep(self._load(name))
+        return True
+
+    def _keep(self, stream: Stream) -> None:
+        self.streams[stream.id] = stream
         # Oldest first, our own last: ULIDs sort by time.
         order = sorted(self.streams.values(), key=lambda s: (s.own, s.id))
         self.streams = {one.id: one for one in order}
-        return True
 
     def _load(self, name: str) -> Stream:
         (reply,) = self._ask([("HGETALL", self._keys.stream(name))])
@@ -553,9 +706,6 @@ class Source:
             progress.position = max(progress.position, stream.trimmed)
         furthest = max((p.position for p in stream.progress.values()), default=0)
         stream.end = max(stream.end, furthest)
-        intents = list(stream.intents)
-        found = self._ask([("LLEN", stream.intents[n].key) for n in intents])
-        self._resolve([(stream, n) for n in intents], found)
         return stream
 
     # Reading
@@ -575,10 +725,7 @@ class Source:
                 ("LRANGE", claim.key, start, start + count - 1),
             ]
         )
-        if owner is None:
-            stream.registered = stream.registered and not self._leased
-        elif _text(owner) != self.owner:
-            raise LeaseLost(f"stream {stream_id} has another owner")
+        self._check_owner(stream, owner)
         window = Window(stream_id, claim.list, claim.codec, position, records)
         if len(records) == count:
             return window
@@ -620,6 +767,8 @@ class Source:
         A cursor that Redis has no memory for is kept and tried again: its loss would
         cost a repeat. Trims go on, they need no memory.
         """
+        if self._clock.monotonic() >= self.lease_end:
+            self.renew()
         for name, fields in progress.items():
             owed = self._owed.setdefault(name, {})
             for field, one in fields.items():
@@ -633,7 +782,12 @@ class Source:
         finished: list[tuple[Stream, str]] = []
         for name, upto in trims.items():
             commands += self._trim(self.streams[name], upto, finished)
-        replies = self._link.execute(commands)
+        asked = [("HGET", self._keys.streams, name) for name in names]
+        replies = self._link.execute([*commands, *asked])
+        for name, owner in zip(names, replies[len(commands) :], strict=True):
+            if not isinstance(owner, ResponseError):
+                self._check_owner(self.streams[name], owner)
+        replies = replies[: len(commands)]
         refused = [reply for reply in replies if isinstance(reply, ResponseError)]
         for name, reply in zip(names, replies, strict=False):
             if not isinstance(reply, ResponseError):
@@ -679,14 +833,21 @@ class Source:
         return not stream.claims and not stream.intents
 
     def _remove(self, stream: Stream) -> None:
-        del self.streams[stream.id]
+        """Remove a stream, unless somebody has added a claim behind our back."""
+        key = self._keys.stream(stream.id)
+        (reply,) = self._ask([("HGETALL", key)])
+        fields = _pairs(reply)
+        if any(_text(field).startswith(_CLAIM) for field in fields):
+            if not stream.own:
+                self._keep(self._load(stream.id))
+            return
+        # The hash goes first: a stream without one is removed by its next adopter.
+        # Only these fields: one that is written just now keeps the hash alive.
+        if fields:
+            self._ask([("HDEL", key, *fields)])
+        self._ask([("HDEL", self._keys.streams, stream.id)])
+        self.streams.pop(stream.id, None)
         self._owed.pop(stream.id, None)
-        self._ask(
-            [
-                ("HDEL", self._keys.streams, stream.id),
-                ("UNLINK", self._keys.stream(stream.id)),
-            ]
-        )
 
     # Pumps that come and go
 
@@ -722,6 +883,7 @@ class Source:
             for name, stream in self.streams.items()
             if stream.registered
         ]
+        commands.append(("HDEL", self._keys.instances, self._name))
         commands.append(("UNLINK", self._keys.lease(self.owner)))
         for reply in self._link.execute(commands):
             if isinstance(reply, ResponseError):
@@ -752,6 +914,7 @@ class ClaimLine(msgspec.Struct):
     alive: bool
     name: str
     list: str
+    codec: str
     key: str
     at: float
     base: int
@@ -789,6 +952,7 @@ def list_claims(link: Link, prefix: str) -> Sequence[ClaimLine]:
                     alive=alive,
                     name=claim_name,
                     list=claim.list,
+                    codec=claim.codec,
                     key=claim.key,
                     at=claim.at or ulid_time(claim_name),
                     base=claim.base,
@@ -817,7 +981,7 @@ def return_claims(link: Link, prefix: str) -> dict[str, int]:
             )
     # The newest first: each goes in front of what was pushed before it.
     for line in reversed(list_claims(link, prefix)):
-        count = _give_back(link, line)
+        count = _give_back(link, keys, line)
         if count:
             returned[line.list] = returned.get(line.list, 0) + count
     for raw_name in _pairs(streams):
@@ -827,7 +991,12 @@ def return_claims(link: Link, prefix: str) -> dict[str, int]:
     return returned
 
 
-def _give_back(link: Link, line: ClaimLine) -> int:
+def _give_back(link: Link, keys: Keys, line: ClaimLine) -> int:
+    # An intent from here on: should we die on the way, what is left is a list whose
+    # records have no numbers.
+    intent = Claim(line.list, line.codec, line.key, at=line.at)
+    field = _CLAIM + line.name
+    _checked(link, [("HSET", keys.stream(line.stream), field, _pack(intent))])
     count = 0
     while True:
         # From the tail, so that each chunk goes in front of the one before.

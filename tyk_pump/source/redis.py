@@ -96,7 +96,10 @@ class Link:
             return self._checked(result)
 
     def compare_and_set(self, key: str, field: str, old: bytes, new: str) -> bool:
-        """Set a hash field of ours if it still holds `old`; False when it does not."""
+        """Set a hash field of ours if it still holds `old`; False when it does not.
+
+        False too when Redis has no memory for it.
+        """
         with self._translated():
             (pool, _), *_ = self._route([("HGET", key)])
             connection = pool.get_connection()
@@ -109,12 +112,14 @@ class Link:
                     return False
                 command = ("HSET", key, field, new)
                 _send(connection, [("MULTI",), command, ("EXEC",)])
-                done = self._checked(_receive(connection, 3))[2]
+                _, queued, done = self._checked(_receive(connection, 3))
             except BaseException:
                 connection.disconnect()  # type: ignore[no-untyped-call]
                 raise
             finally:
                 pool.release(connection)
+            if out_of_memory(queued):
+                return False
             if isinstance(done, ResponseError):
                 raise SourceError(f"Redis: {done}") from done
             return done is not None
