@@ -165,11 +165,9 @@ def push(server: RedisServer, key: str, records: Sequence[bytes]) -> None:
     client.close()
 
 
-def end_leases(server: RedisServer) -> None:
-    """Let time pass in Redis: all leases end."""
+def end_leases(server: RedisServer, name: str = "*") -> None:
+    """Let time pass in Redis: the leases (of one instance) end."""
     client = server.client()
-    for key in client.scan_iter("*tyk-pump:lease:*"):
-        client.delete(key)
-    for key in client.scan_iter("*tyk-pump:name:*"):
+    for key in client.scan_iter(f"*tyk-pump:lease:{name}#*"):
         client.delete(key)
     client.close()
