@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.worker.bench import StillClock
 from tyk_pump.config.root import RootOptions
 from tyk_pump.coordinator.lifeline import LONGEST_PAUSE, Lifeline
-from tyk_pump.errors import LeaseLost, SourceError, StateError
+from tyk_pump.errors import ConfigError, LeaseLost, SourceError, StateError
 
 
 class Folder:
@@ -101,3 +103,21 @@ def test_a_hanging_redis_is_not_asked_again_when_there_is_no_time() -> None:
     assert line.usable
     clock.time += 1.0
     assert not line.usable
+
+
+def test_a_rival_is_waited_for_before_we_leave() -> None:
+    """Our own past ends with its lease; a rival that lives on makes us leave."""
+    line, clock, fake, _ = make([])
+    line._started = False
+
+    def start() -> None:
+        raise ConfigError("another living instance")
+
+    fake.start = start  # type: ignore[attr-defined]
+    assert not line.purge()
+    assert "another living instance" in line.error
+    clock.time += RootOptions().lease_time * 1.4
+    assert not line.purge()
+    clock.time += RootOptions().lease_time
+    with pytest.raises(ConfigError):
+        line.purge()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from tyk_pump import backoff
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import RootOptions
-from tyk_pump.errors import LeaseLost, SourceError, StateError
+from tyk_pump.errors import ConfigError, LeaseLost, SourceError, StateError
 from tyk_pump.source.claims import Source, Stream
 from tyk_pump.source.redis import Link
 from tyk_pump.state.file import StateFile
@@ -18,6 +18,8 @@ from tyk_pump.state.folder import StateFolder
 logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 2.0
+RIVAL_LEASES = 1.5
+"""Leases to wait for the end of an instance that has our name."""
 MEMORY_SECONDS = 60.0
 """How often Redis is asked whether it may throw keys away."""
 
@@ -59,6 +61,7 @@ class Lifeline:
         self.evicting = ""
         """Why claims could vanish from Redis, empty when they cannot."""
         self._memory_next = 0.0
+        self._rival_since = 0.0
 
     @property
     def usable(self) -> bool:
@@ -126,7 +129,17 @@ class Lifeline:
             self._link.close()
 
     def _begin(self, source: Source) -> None:
-        source.start()
+        try:
+            source.start()
+        except ConfigError as exc:
+            # It may be our own past, killed together with its state folder: then its
+            # lease ends. A rival that lives renews it, and we leave.
+            now = self._clock.monotonic()
+            self._rival_since = self._rival_since or now
+            if now - self._rival_since > self._root.lease_time * RIVAL_LEASES:
+                raise
+            raise SourceError(str(exc)) from exc
+        self._rival_since = 0.0
         self._started = True
         self._on_lease(source.lease_end)
         self._memory_next = 0.0
