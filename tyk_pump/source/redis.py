@@ -236,11 +236,15 @@ class Link:
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,
         }
+        return settings | self._tls_settings()
+
+    def _tls_settings(self) -> dict[str, Any]:
+        options = self._options
         if not options.tls():
-            return settings
+            return {}
         low, _ = options.tls_versions()
         verify = not options.skip_verify()
-        settings |= {
+        settings: dict[str, Any] = {
             "ssl_cert_reqs": "required" if verify else "none",
             "ssl_check_hostname": verify,
             "ssl_ca_certs": options.ssl_ca_file or None,
@@ -265,6 +269,9 @@ class Link:
                 "socket_connect_timeout": seconds,
                 "retry": Retry(NoBackoff(), 0),
                 "protocol": 2,
+                # The reference's sentinels speak TLS where its servers do.
+                "ssl": options.tls(),
+                **self._tls_settings(),
             }
             sentinel = Sentinel(  # type: ignore[no-untyped-call]
                 addresses, sentinel_kwargs=sentinels
