@@ -276,7 +276,7 @@ def _month(month: int) -> str:
 
 
 def _names(names: dict[str, str]) -> str:
-    return ";".join([f"{key}:{name}" for key, name in sorted(names.items())])
+    return ";".join([f"{key}:{names[key]}" for key in sorted(names)])
 
 
 def _coordinate(number: float) -> str:
