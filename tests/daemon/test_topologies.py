@@ -114,6 +114,7 @@ def test_tls_and_a_user_for_the_prefix_only(
         tls_key_file=str(key),
         tls_ca_cert_file=str(cert),
         tls_auth_clients="no",
+        tls_protocols="TLSv1.2",
         aclfile=str(acl),
     )
     out = tmp_path / "csv"
@@ -124,6 +125,8 @@ def test_tls_and_a_user_for_the_prefix_only(
         "password": "secret",
         "use_ssl": True,
         "ssl_ca_file": str(cert),
+        "ssl_min_version": "1.2",
+        "ssl_max_version": "1.2",
     }
     with Daemon(
         tmp_path / "a", 0, csv_pump(out), analytics_storage_config=storage
@@ -134,6 +137,9 @@ def test_tls_and_a_user_for_the_prefix_only(
         assert daemon.stop() == 0
         checked = daemon.command("check")
         assert checked.returncode == 0, checked.stdout + checked.stderr
+        server.client().config_set("tls-protocols", "TLSv1.3")
+        refused = daemon.command("check")
+        assert refused.returncode == 1, "ssl_max_version 1.2 keeps from speaking 1.3"
         assert "secret" not in daemon.tail() + checked.stdout + checked.stderr
     assert_exactly_once(out, ["a", "b", "c"])
     assert server.client().keys("*claim*") == []

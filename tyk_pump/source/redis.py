@@ -8,7 +8,9 @@ RENAME that is resent after its answer was lost overwrites what the first one sa
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -55,6 +57,16 @@ def out_of_memory(reply: Any) -> bool:
         return False
     text = str(reply).upper()
     return isinstance(reply, redis.exceptions.OutOfMemoryError) or "OOM" in text
+
+
+class _Limited:
+    """A TLS connection with a context of our making."""
+
+    context: ssl.SSLContext
+    host: str
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
+        return self.context.wrap_socket(sock, server_hostname=self.host)
 
 
 class Link:
@@ -168,7 +180,7 @@ class Link:
         for index, command in enumerate(commands):
             slot = key_slot(_bytes(command[1]))
             node = self._cluster.nodes_manager.get_node_from_slot(slot)
-            pool = node.redis_connection.connection_pool
+            pool = self._limited(node.redis_connection.connection_pool)
             nodes.setdefault(node.name, (pool, []))[1].append(index)
         return list(nodes.values())
 
@@ -277,13 +289,45 @@ class Link:
                 addresses, sentinel_kwargs=sentinels
             )
             settings["ssl"] = options.tls()
-            return SentinelConnectionPool(  # type: ignore[no-untyped-call]
+            managed = SentinelConnectionPool(  # type: ignore[no-untyped-call]
                 options.master_name, sentinel, check_connection=False, **settings
             )
+            return self._limited(managed)
         host, port = addresses[0]
         if options.tls():
             settings["connection_class"] = SSLConnection
-        return ConnectionPool(host=host, port=port, **settings)
+        return self._limited(ConnectionPool(host=host, port=port, **settings))
+
+    def _limited(self, pool: ConnectionPool) -> ConnectionPool:
+        """Have the pool's connections keep to the highest TLS version too.
+
+        redis-py has an option for the lowest only. What a cluster's client opened to
+        learn its nodes is closed: no command of ours goes that way.
+        """
+        kind: Any = pool.connection_class
+        if not self._options.tls() or issubclass(kind, _Limited):
+            return pool
+        context = self._tls_context()
+        limited = type("LimitedConnection", (_Limited, kind), {"context": context})
+        pool.connection_class = limited
+        pool.disconnect()
+        return pool
+
+    def _tls_context(self) -> ssl.SSLContext:
+        options = self._options
+        low, high = options.tls_versions()
+        context = ssl.create_default_context(cafile=options.ssl_ca_file or None)
+        if options.skip_verify():
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if options.ssl_cert_file and options.ssl_key_file:
+            context.load_cert_chain(options.ssl_cert_file, options.ssl_key_file)
+        with warnings.catch_warnings():
+            # Python warns of 1.0 and 1.1; the operator has asked for them.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version = _tls_version(low)
+            context.maximum_version = _tls_version(high)
+        return context
 
     def _make_cluster(self) -> RedisCluster:
         options = self._options
