@@ -18,14 +18,14 @@ from tyk_pump.cli.common import (
 )
 from tyk_pump.errors import ConfigError
 from tyk_pump.log import rfc3339
-from tyk_pump.source.claims import (
+from tyk_pump.source.redis import Link
+from tyk_pump.source.upkeep import (
     ClaimLine,
     adopt_stream,
     forget_pump,
     list_claims,
     return_claims,
 )
-from tyk_pump.source.redis import Link
 from tyk_pump.state.file import StateFile
 from tyk_pump.state.folder import FILE_NAME, holder
 

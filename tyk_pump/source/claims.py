@@ -34,7 +34,7 @@ from tyk_pump.clock import Clock
 from tyk_pump.errors import ConfigError, LeaseLost, SourceError, StateError
 from tyk_pump.source.lists import ListName, claim_key, lists
 from tyk_pump.source.redis import Command, Link, out_of_memory
-from tyk_pump.ulid import ulid, ulid_time
+from tyk_pump.ulid import ulid
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ TOMBSTONE_SECONDS = 7 * 86400
 LOOK_BACK = 100
 """How many of a list's last claims are looked for before the list is claimed again."""
 VERSION_KEY = "version-check-pump"
-_CLAIM = "claim:"
-_PUMP = "pump:"
+CLAIM = "claim:"
+PUMP = "pump:"
 
 
 class FieldBook(Protocol):
@@ -197,10 +197,10 @@ class Source:
         held, streams = self._ask(
             [("HGET", keys.instances, self._name), ("HGETALL", keys.streams)]
         )
-        owners = {_text(owner) for owner in _pairs(streams).values()}
+        owners = {text(owner) for owner in pairs(streams).values()}
         rivals = {o for o in owners if o.startswith(f"{self._name}#")}
         if held is not None:
-            rivals.add(f"{self._name}#{_text(held)}")
+            rivals.add(f"{self._name}#{text(held)}")
         rivals -= {self.owner, self._previous}
         self._refuse_rivals(sorted(rivals))
         self._take_lease(began)
@@ -214,7 +214,7 @@ class Source:
                 log.warning("Redis refused a key", extra={"reason": str(reply)})
         self._booked = bool(self._book.pending())
         self._move_book()
-        self._take_back(_pairs(streams))
+        self._take_back(pairs(streams))
 
     def _refuse_rivals(self, rivals: Sequence[str]) -> None:
         alive = self._ask([("EXISTS", self._keys.lease(o)) for o in rivals])
@@ -242,7 +242,7 @@ class Source:
         if not self._previous:
             return
         for raw_name, raw_owner in streams.items():
-            name, owner = _text(raw_name), _text(raw_owner)
+            name, owner = text(raw_name), text(raw_owner)
             # Without memory for a new owner's name the old one does: it is ours too,
             # and reading and trimming is what makes room again.
             if owner in self._owners and name not in self.streams:
@@ -300,7 +300,7 @@ class Source:
             if isinstance(reply, ResponseError):
                 raise SourceError(f"Redis: {reply}")
         self._renewed(renewal, began)
-        owners = {_text(k): _text(v) for k, v in _pairs(streams).items()}
+        owners = {text(k): text(v) for k, v in pairs(streams).items()}
         self._compare_owners(owners)
         alive = dict(zip(foreign, rest, strict=False))
         rest = rest[len(foreign) :]
@@ -352,7 +352,7 @@ class Source:
             name = ulid(at)
             key = claim_key(self._prefix, one.key, name)
             names[name] = Claim(one.key, one.codec, key, at=at)
-        fields = {_CLAIM + name: _pack(claim) for name, claim in names.items()}
+        fields = {CLAIM + name: pack(claim) for name, claim in names.items()}
         try:
             self._write_fields(stream, fields)
         except LeaseLost:
@@ -421,7 +421,7 @@ class Source:
         else:
             # Another consumer was faster: nothing was renamed, and that is certain.
             del stream.intents[name]
-            self._forget_fields(stream, [_CLAIM + name])
+            self._forget_fields(stream, [CLAIM + name])
 
     def _note(
         self, stream: Stream, name: str, intent: Claim, length: int, head: bytes
@@ -446,13 +446,13 @@ class Source:
             end = claims[name].end
         try:
             self._write_fields(
-                stream, {_CLAIM + n: _pack(claim) for n, claim in claims.items()}
+                stream, {CLAIM + n: pack(claim) for n, claim in claims.items()}
             )
         except LeaseLost:
             self._leave_to_others(stream, name, intent)
             raise
         if not length > known:
-            self._forget_fields(stream, [_CLAIM + name])
+            self._forget_fields(stream, [CLAIM + name])
         stream.intents.pop(name, None)
         stream.claims.update(claims)
         stream.end = end
@@ -493,10 +493,10 @@ class Source:
         Its adopter may have looked before; a new stream without an owner, with the
         list as an intent, is sure to be found by whoever comes next.
         """
-        fields = {_CLAIM + name: _pack(intent)}
+        fields = {CLAIM + name: pack(intent)}
         self._put_in_book(ulid(self._clock.now()), fields)
         self._move_book()
-        self._link.execute([("HDEL", self._keys.stream(stream.id), _CLAIM + name)])
+        self._link.execute([("HDEL", self._keys.stream(stream.id), CLAIM + name)])
 
     def _resolve_all(self) -> int:
         return sum(self._resolve(s) for s in list(self.streams.values()) if s.intents)
@@ -534,7 +534,7 @@ class Source:
         count = self._claim_all(there)
         for name in resolved:
             del stream.intents[name]
-        self._forget_fields(stream, [_CLAIM + name for name in resolved])
+        self._forget_fields(stream, [CLAIM + name for name in resolved])
         return count + stream.end - before if stream.own else count
 
     # Writing our own fields
@@ -557,7 +557,7 @@ class Source:
             # The cursors go along: without them nobody would know who is owed.
             self._put_in_book(stream.id, {**self._all_fields(stream), **fields})
             return
-        _raise_first(replies)
+        raise_first(replies)
         self._check_owner(stream, replies[-1])
         stream.registered = True
         if self._booked:
@@ -565,7 +565,7 @@ class Source:
 
     def _check_owner(self, stream: Stream, owner: bytes | None) -> None:
         """LeaseLost when a stream that Redis knew of is not ours any more."""
-        if owner is not None and _text(owner) not in self._owners:
+        if owner is not None and text(owner) not in self._owners:
             raise LeaseLost(f"stream {stream.id} has another owner")
         if owner is None and stream.registered and self._leased:
             (alive,) = self._ask([("EXISTS", self._keys.lease(self.owner))])
@@ -598,9 +598,9 @@ class Source:
             raise SourceError(str(exc)) from exc
 
     def _all_fields(self, stream: Stream) -> dict[str, bytes]:
-        everything = {_PUMP + f: _pack(p) for f, p in stream.progress.items()}
+        everything = {PUMP + f: pack(p) for f, p in stream.progress.items()}
         for name, claim in (*stream.claims.items(), *stream.intents.items()):
-            everything[_CLAIM + name] = _pack(claim)
+            everything[CLAIM + name] = pack(claim)
         return everything
 
     def _forget_fields(self, stream: Stream, fields: Sequence[str]) -> None:
@@ -624,9 +624,9 @@ class Source:
     def _move_foreign(self, name: str, fields: Mapping[str, bytes]) -> bool:
         """Give Redis the fields of a stream that is not ours; False without memory."""
         key = self._keys.stream(name)
-        claims = {f: v for f, v in fields.items() if f.startswith(_CLAIM)}
+        claims = {f: v for f, v in fields.items() if f.startswith(CLAIM)}
         found = self._ask(
-            [("EXISTS", _unpack(value, Claim).key) for value in claims.values()]
+            [("EXISTS", unpack(value, Claim).key) for value in claims.values()]
         )
         there = [f for f, exists in zip(claims, found, strict=True) if exists]
         if there:
@@ -642,7 +642,7 @@ class Source:
             replies = self._link.execute(commands)
             if any(map(out_of_memory, replies)):
                 return False
-            _raise_first(replies)
+            raise_first(replies)
         self._clear_book(name, fields)
         return True
 
@@ -681,12 +681,12 @@ class Source:
         (reply,) = self._ask([("HGETALL", self._keys.stream(name))])
         stream = Stream(id=name, own=False)
         claims: list[tuple[str, Claim]] = []
-        for raw_field, raw in _pairs(reply).items():
-            field = _text(raw_field)
-            if field.startswith(_PUMP):
-                stream.progress[field[len(_PUMP) :]] = _unpack(raw, Progress)
-            elif field.startswith(_CLAIM):
-                claims.append((field[len(_CLAIM) :], _unpack(raw, Claim)))
+        for raw_field, raw in pairs(reply).items():
+            field = text(raw_field)
+            if field.startswith(PUMP):
+                stream.progress[field[len(PUMP) :]] = unpack(raw, Progress)
+            elif field.startswith(CLAIM):
+                claims.append((field[len(CLAIM) :], unpack(raw, Claim)))
         claims.sort(key=lambda item: item[1].base)
         for claim_name, claim in claims:
             if claim.base < 0:
@@ -772,7 +772,7 @@ class Source:
         for name, fields in progress.items():
             owed = self._owed.setdefault(name, {})
             for field, one in fields.items():
-                owed[_PUMP + field] = _pack(one)
+                owed[PUMP + field] = pack(one)
         names = [name for name in self._owed if name in self.streams]
         names = [name for name in names if self._owed[name]]
         commands: list[Command] = [
@@ -821,7 +821,7 @@ class Source:
             self._missing.pop(name, None)
         by_stream: dict[str, list[str]] = {}
         for stream, name in finished:
-            by_stream.setdefault(stream.id, []).append(_CLAIM + name)
+            by_stream.setdefault(stream.id, []).append(CLAIM + name)
         for stream_id, fields in by_stream.items():
             self._forget_fields(self.streams[stream_id], fields)
         for stream in list(self.streams.values()):
@@ -836,8 +836,8 @@ class Source:
         """Remove a stream, unless somebody has added a claim behind our back."""
         key = self._keys.stream(stream.id)
         (reply,) = self._ask([("HGETALL", key)])
-        fields = _pairs(reply)
-        if any(_text(field).startswith(_CLAIM) for field in fields):
+        fields = pairs(reply)
+        if any(text(field).startswith(CLAIM) for field in fields):
             if not stream.own:
                 self._keep(self._load(stream.id))
             return
@@ -859,7 +859,7 @@ class Source:
             if field not in stream.progress:
                 progress = Progress(position=stream.end)
                 stream.progress[field] = progress
-                self._write_fields(stream, {_PUMP + field: _pack(progress)})
+                self._write_fields(stream, {PUMP + field: pack(progress)})
 
     def forget(self, field: str) -> None:
         """A removed pump is owed nothing any more."""
@@ -867,8 +867,8 @@ class Source:
             self._fields.remove(field)
         for stream in self.streams.values():
             if stream.progress.pop(field, None) is not None:
-                self._owed.get(stream.id, {}).pop(_PUMP + field, None)
-                self._forget_fields(stream, [_PUMP + field])
+                self._owed.get(stream.id, {}).pop(PUMP + field, None)
+                self._forget_fields(stream, [PUMP + field])
 
     # The end
 
@@ -899,170 +899,18 @@ class Source:
         """Run commands of which none is expected to be refused."""
         replies = self._link.execute(commands)
         if not tolerant:
-            _raise_first(replies)
+            raise_first(replies)
         return replies
 
 
-# For the commands, with nobody running
-
-
-class ClaimLine(msgspec.Struct):
-    """One claim as `claims list` shows it."""
-
-    stream: str
-    owner: str
-    alive: bool
-    name: str
-    list: str
-    codec: str
-    key: str
-    at: float
-    base: int
-    length: int
-    left: int
-    """Records still in the key."""
-    cursors: dict[str, int]
-
-
-def list_claims(link: Link, prefix: str) -> Sequence[ClaimLine]:
-    """Return every claim of every stream, the oldest first."""
-    keys = Keys(prefix)
-    lines: list[ClaimLine] = []
-    (streams,) = _checked(link, [("HGETALL", keys.streams)])
-    for raw_name, raw_owner in sorted(_pairs(streams).items()):
-        name, owner = _text(raw_name), _text(raw_owner)
-        alive = _lives(link, keys, owner)
-        (fields,) = _checked(link, [("HGETALL", keys.stream(name))])
-        cursors: dict[str, int] = {}
-        claims: list[tuple[str, Claim]] = []
-        for raw_field, raw in _pairs(fields).items():
-            field = _text(raw_field)
-            if field.startswith(_PUMP):
-                progress: Progress = _unpack(raw, Progress)
-                cursors[field[len(_PUMP) :]] = progress.position
-            else:
-                claims.append((field[len(_CLAIM) :], _unpack(raw, Claim)))
-        claims.sort(key=lambda item: item[1].base)
-        lengths = _checked(link, [("LLEN", claim.key) for _, claim in claims])
-        for (claim_name, claim), left in zip(claims, lengths, strict=True):
-            lines.append(
-                ClaimLine(
-                    stream=name,
-                    owner=owner,
-                    alive=alive,
-                    name=claim_name,
-                    list=claim.list,
-                    codec=claim.codec,
-                    key=claim.key,
-                    at=claim.at or ulid_time(claim_name),
-                    base=claim.base,
-                    length=claim.length,
-                    left=int(left),
-                    cursors=cursors,
-                )
-            )
-    return lines
-
-
-def return_claims(link: Link, prefix: str) -> dict[str, int]:
-    """Push what is claimed back to the head of the lists; return how many, by list.
-
-    For a return to another consumer, with nobody running: pumps that had settled a
-    part of it get that part again.
-    """
-    keys = Keys(prefix)
-    returned: dict[str, int] = {}
-    (streams,) = _checked(link, [("HGETALL", keys.streams)])
-    for raw_name, raw_owner in _pairs(streams).items():
-        if _lives(link, keys, _text(raw_owner)):
-            raise ConfigError(
-                f"stream {_text(raw_name)} is held by the running instance"
-                f" {_text(raw_owner)}: stop it first"
-            )
-    # The newest first: each goes in front of what was pushed before it.
-    for line in reversed(list_claims(link, prefix)):
-        count = _give_back(link, keys, line)
-        if count:
-            returned[line.list] = returned.get(line.list, 0) + count
-    for raw_name in _pairs(streams):
-        name = _text(raw_name)
-        commands = [("UNLINK", keys.stream(name)), ("HDEL", keys.streams, name)]
-        _checked(link, commands)
-    return returned
-
-
-def _give_back(link: Link, keys: Keys, line: ClaimLine) -> int:
-    # An intent from here on: should we die on the way, what is left is a list whose
-    # records have no numbers.
-    intent = Claim(line.list, line.codec, line.key, at=line.at)
-    field = _CLAIM + line.name
-    _checked(link, [("HSET", keys.stream(line.stream), field, _pack(intent))])
-    count = 0
-    while True:
-        # From the tail, so that each chunk goes in front of the one before.
-        (records,) = _checked(link, [("LRANGE", line.key, -500, -1)])
-        if not records:
-            return count
-        replies = link.execute(
-            [
-                ("LPUSH", line.list, *reversed(records)),
-                ("LTRIM", line.key, 0, -len(records) - 1),
-            ],
-            atomic=True,
-        )
-        _raise_first(replies)
-        count += len(records)
-
-
-def adopt_stream(link: Link, prefix: str, stream: str) -> None:
-    """Clear a stream's owner, so that the next living instance adopts it."""
-    keys = Keys(prefix)
-    (owner,) = _checked(link, [("HGET", keys.streams, stream)])
-    if owner is None:
-        raise ConfigError(f"there is no stream {stream}")
-    if _lives(link, keys, _text(owner)):
-        raise ConfigError(f"stream {stream} is held by the living {_text(owner)}")
-    link.compare_and_set(keys.streams, stream, owner, "")
-
-
-def forget_pump(link: Link, prefix: str, pump: str) -> list[str]:
-    """Remove a pump's cursors from all streams; return the streams."""
-    keys = Keys(prefix)
-    (streams,) = _checked(link, [("HGETALL", keys.streams)])
-    forgotten: list[str] = []
-    for raw_name in _pairs(streams):
-        name = _text(raw_name)
-        (fields,) = _checked(link, [("HGETALL", keys.stream(name))])
-        mine = [
-            field
-            for field in map(_text, _pairs(fields))
-            if field == _PUMP + pump or field.startswith(f"{_PUMP}{pump}/")
-        ]
-        if mine:
-            _checked(link, [("HDEL", keys.stream(name), *mine)])
-            forgotten.append(name)
-    return forgotten
-
-
-def _lives(link: Link, keys: Keys, owner: str) -> bool:
-    if not owner:
-        return False
-    return bool(_checked(link, [("EXISTS", keys.lease(owner))])[0])
-
-
-def _checked(link: Link, commands: Sequence[Command]) -> list[Any]:
-    replies = link.execute(commands)
-    _raise_first(replies)
-    return replies
-
-
-def _raise_first(replies: Iterable[Any]) -> None:
+def raise_first(replies: Iterable[Any]) -> None:
+    """Raise the first refusal among replies."""
     for reply in replies:
         if isinstance(reply, ResponseError):
             raise SourceError(f"Redis: {reply}") from reply
 
 
-def _pairs(reply: Any) -> dict[bytes, bytes]:
+def pairs(reply: Any) -> dict[bytes, bytes]:
     """Return HGETALL's answer as a dict, whichever protocol brought it."""
     if isinstance(reply, dict):
         return reply
@@ -1073,7 +921,8 @@ def _flat(fields: Mapping[str, bytes]) -> list[Any]:
     return [item for pair in fields.items() for item in pair]
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Return a reply as text."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
@@ -1081,11 +930,13 @@ def _digest(head: bytes) -> bytes:
     return hashlib.blake2b(head, digest_size=8).digest()
 
 
-def _pack(value: Any) -> bytes:
+def pack(value: Any) -> bytes:
+    """Return the form of a value in a stream's hash."""
     return msgspec.msgpack.encode(value)
 
 
-def _unpack(raw: bytes, kind: type[Any]) -> Any:
+def unpack(raw: bytes, kind: type[Any]) -> Any:
+    """Read a field of a stream's hash; SourceError where it cannot be read."""
     try:
         return msgspec.msgpack.decode(raw, type=kind)
     except msgspec.MsgspecError as exc:

@@ -1,0 +1,178 @@
+"""Claims looked after by commands, while no instance holds them.
+
+`claims list` shows them, `return` pushes them back for another consumer, `adopt` lets
+the next living instance take a stream, `forget` drops a removed pump's cursors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from tyk_pump.errors import ConfigError
+from tyk_pump.source.claims import (
+    CLAIM,
+    PUMP,
+    Claim,
+    Keys,
+    Progress,
+    pack,
+    pairs,
+    raise_first,
+    text,
+    unpack,
+)
+from tyk_pump.source.redis import Command, Link
+from tyk_pump.ulid import ulid_time
+
+
+class ClaimLine(msgspec.Struct):
+    """One claim as `claims list` shows it."""
+
+    stream: str
+    owner: str
+    alive: bool
+    name: str
+    list: str
+    codec: str
+    key: str
+    at: float
+    base: int
+    length: int
+    left: int
+    """Records still in the key."""
+    cursors: dict[str, int]
+
+
+def list_claims(link: Link, prefix: str) -> Sequence[ClaimLine]:
+    """Return every claim of every stream, the oldest first."""
+    keys = Keys(prefix)
+    lines: list[ClaimLine] = []
+    (streams,) = _checked(link, [("HGETALL", keys.streams)])
+    for raw_name, raw_owner in sorted(pairs(streams).items()):
+        name, owner = text(raw_name), text(raw_owner)
+        alive = _lives(link, keys, owner)
+        (fields,) = _checked(link, [("HGETALL", keys.stream(name))])
+        cursors: dict[str, int] = {}
+        claims: list[tuple[str, Claim]] = []
+        for raw_field, raw in pairs(fields).items():
+            field = text(raw_field)
+            if field.startswith(PUMP):
+                progress: Progress = unpack(raw, Progress)
+                cursors[field[len(PUMP) :]] = progress.position
+            else:
+                claims.append((field[len(CLAIM) :], unpack(raw, Claim)))
+        claims.sort(key=lambda item: item[1].base)
+        lengths = _checked(link, [("LLEN", claim.key) for _, claim in claims])
+        for (claim_name, claim), left in zip(claims, lengths, strict=True):
+            lines.append(
+                ClaimLine(
+                    stream=name,
+                    owner=owner,
+                    alive=alive,
+                    name=claim_name,
+                    list=claim.list,
+                    codec=claim.codec,
+                    key=claim.key,
+                    at=claim.at or ulid_time(claim_name),
+                    base=claim.base,
+                    length=claim.length,
+                    left=int(left),
+                    cursors=cursors,
+                )
+            )
+    return lines
+
+
+def return_claims(link: Link, prefix: str) -> dict[str, int]:
+    """Push what is claimed back to the head of the lists; return how many, by list.
+
+    For a return to another consumer, with nobody running: pumps that had settled a
+    part of it get that part again.
+    """
+    keys = Keys(prefix)
+    returned: dict[str, int] = {}
+    (streams,) = _checked(link, [("HGETALL", keys.streams)])
+    for raw_name, raw_owner in pairs(streams).items():
+        if _lives(link, keys, text(raw_owner)):
+            raise ConfigError(
+                f"stream {text(raw_name)} is held by the running instance"
+                f" {text(raw_owner)}: stop it first"
+            )
+    # The newest first: each goes in front of what was pushed before it.
+    for line in reversed(list_claims(link, prefix)):
+        count = _give_back(link, keys, line)
+        if count:
+            returned[line.list] = returned.get(line.list, 0) + count
+    for raw_name in pairs(streams):
+        name = text(raw_name)
+        commands = [("UNLINK", keys.stream(name)), ("HDEL", keys.streams, name)]
+        _checked(link, commands)
+    return returned
+
+
+def _give_back(link: Link, keys: Keys, line: ClaimLine) -> int:
+    # An intent from here on: should we die on the way, what is left is a list whose
+    # records have no numbers.
+    intent = Claim(line.list, line.codec, line.key, at=line.at)
+    field = CLAIM + line.name
+    _checked(link, [("HSET", keys.stream(line.stream), field, pack(intent))])
+    count = 0
+    while True:
+        # From the tail, so that each chunk goes in front of the one before.
+        (records,) = _checked(link, [("LRANGE", line.key, -500, -1)])
+        if not records:
+            return count
+        replies = link.execute(
+            [
+                ("LPUSH", line.list, *reversed(records)),
+                ("LTRIM", line.key, 0, -len(records) - 1),
+            ],
+            atomic=True,
+        )
+        raise_first(replies)
+        count += len(records)
+
+
+def adopt_stream(link: Link, prefix: str, stream: str) -> None:
+    """Clear a stream's owner, so that the next living instance adopts it."""
+    keys = Keys(prefix)
+    (owner,) = _checked(link, [("HGET", keys.streams, stream)])
+    if owner is None:
+        raise ConfigError(f"there is no stream {stream}")
+    if _lives(link, keys, text(owner)):
+        raise ConfigError(f"stream {stream} is held by the living {text(owner)}")
+    link.compare_and_set(keys.streams, stream, owner, "")
+
+
+def forget_pump(link: Link, prefix: str, pump: str) -> list[str]:
+    """Remove a pump's cursors from all streams; return the streams."""
+    keys = Keys(prefix)
+    (streams,) = _checked(link, [("HGETALL", keys.streams)])
+    forgotten: list[str] = []
+    for raw_name in pairs(streams):
+        name = text(raw_name)
+        (fields,) = _checked(link, [("HGETALL", keys.stream(name))])
+        mine = [
+            field
+            for field in map(text, pairs(fields))
+            if field == PUMP + pump or field.startswith(f"{PUMP}{pump}/")
+        ]
+        if mine:
+            _checked(link, [("HDEL", keys.stream(name), *mine)])
+            forgotten.append(name)
+    return forgotten
+
+
+def _lives(link: Link, keys: Keys, owner: str) -> bool:
+    if not owner:
+        return False
+    return bool(_checked(link, [("EXISTS", keys.lease(owner))])[0])
+
+
+def _checked(link: Link, commands: Sequence[Command]) -> list[Any]:
+    replies = link.execute(commands)
+    raise_first(replies)
+    return replies
