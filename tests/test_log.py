@@ -113,7 +113,10 @@ def test_fields_prefix_and_level_of_a_logger(
     logger.info("not shown")
     logger.warning("records refused", extra={"pump": "CSV", "records": 3})
     logging.getLogger("tyk_pump.pumps.csv").error("full")
-    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    lines = list(map(json.loads, capsys.readouterr().err.splitlines()))
+    # A thread of another test (a server that ends) may have had its say, too.
+    ours = [line for line in lines if line["message"] in ("records refused", "full")]
+    first, second = ours
     assert (first["prefix"], first["pump"], first["records"]) == ("main", "CSV", 3)
     assert (first["level"], second["prefix"]) == ("warning", "csv-pump")
 
@@ -125,7 +128,8 @@ def test_a_traceback_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> No
         raise ValueError("odd")
     except ValueError:
         logging.getLogger("tyk_pump.worker").exception("it fell")
-    (line,) = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in lines if "it fell" in line]
     assert "ValueError: odd" in line
 
 
@@ -168,5 +172,5 @@ def test_setup_twice_writes_once(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("text", "")
     log.setup("json", "")
     logging.getLogger("x").error("once")
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert capsys.readouterr().err.count("once") == 1
     assert os.environ["TZ"] == "UTC"
