@@ -129,10 +129,10 @@ def _redis(config: Config) -> Iterator[Finding]:
 
 def _eviction(link: Link) -> Iterator[Finding]:
     try:
-        policy = link.info("memory").get("maxmemory_policy", "")
+        policy = link.evicting_policy()
     except TykPumpError:
         return  # an ACL may keep INFO from us; nothing is known then
-    if policy.startswith("allkeys"):
+    if policy:
         text = f"maxmemory-policy {policy} may evict claimed records; use noeviction"
         yield Finding("warning", "redis", text)
 

@@ -18,6 +18,7 @@ from tyk_pump.coordinator.lanes import Span
 from tyk_pump.errors import SourceError
 from tyk_pump.record import demo as made_up
 from tyk_pump.record import wire
+from tyk_pump.source.lists import VERSION_KEY
 from tyk_pump.source.redis import Link
 from tyk_pump.ulid import ulid
 
@@ -84,7 +85,7 @@ def _note_version(coordinator: Coordinator) -> None:
     """Leave our version where the reference leaves its own, as a real start does."""
     link = Link(coordinator.root.analytics_storage_config)
     try:
-        link.execute([("SET", "version-check-pump", tyk_pump.__version__)])
+        link.execute([("SET", VERSION_KEY, tyk_pump.__version__)])
     except SourceError as exc:
         logger.error("version is not stored", extra={"reason": str(exc)})
     finally:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from tyk_pump import cursors
 from tyk_pump.source.claims import Progress, Stream
 
 BLOCK = 1000
@@ -51,7 +52,7 @@ class Lane:
         self.pump = pump
         self.index = index
         self.lanes = lanes
-        self.field = pump if lanes == 1 else f"{pump}/{index}:{lanes}"
+        self.field = cursors.name(pump, index, lanes)
         self.sent: deque[Sent] = deque()
         self.suspect: Suspect | None = None
         self._offered: dict[str, int] = {}

@@ -160,14 +160,13 @@ class Lifeline:
         """A Redis that evicts keys could evict claims: that is no place for them."""
         assert self._link is not None
         try:
-            memory = self._link.info("memory")
+            policy = self._link.evicting_policy()
         except SourceError as exc:  # an ACL may forbid it; no reason to stop
             logger.debug("Redis tells nothing of itself", extra={"reason": str(exc)})
             return
-        policy = memory.get("maxmemory_policy", "")
         before = self.evicting
         self.evicting = ""
-        if policy.startswith("allkeys"):
+        if policy:
             self.evicting = (
                 f"Redis evicts keys (maxmemory-policy {policy}): claims could vanish"
             )

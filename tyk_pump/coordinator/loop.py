@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 import tyk_pump
-from tyk_pump import log
+from tyk_pump import cursors, log
 from tyk_pump.admin.control import ControlServer
 from tyk_pump.admin.http import AdminServer
 from tyk_pump.clock import Clock
@@ -266,12 +266,16 @@ class Coordinator:
         for worker in self.workers:
             worker.set_lease(end)
 
-    def _drop_everything(self) -> None:
-        for worker in self.workers:
+    def _drop(self, workers: list[WorkerHandle]) -> None:
+        """End workers; all are told before the first is waited for."""
+        for worker in workers:
             worker.kill()
-        for worker in self.workers:
+        for worker in workers:
             worker.drop()
             self._replays.dropped(worker)
+
+    def _drop_everything(self) -> None:
+        self._drop(self.workers)
         self._windows.clear()
         self._settler.forget()
 
@@ -381,7 +385,7 @@ class Coordinator:
         def forget(source: Source) -> None:
             present = {f for s in source.streams.values() for f in s.progress}
             for field in present:
-                if field == pump or field.startswith(f"{pump}/"):
+                if cursors.is_of(field, pump):
                     source.forget(field)
                     forgotten.append(field)
             self._settler.look_through()
@@ -440,11 +444,7 @@ class Coordinator:
             if all(worker.process is None for worker in workers):
                 break
             self.listen(0.05, answering=False)
-        for worker in workers:
-            worker.kill()
-        for worker in workers:
-            worker.drop()
-            self._replays.dropped(worker)
+        self._drop(workers)
         self._leaving = []
 
     # Numbers and readiness
@@ -536,10 +536,8 @@ class Coordinator:
             if all(worker.process is None for worker in self.workers):
                 break
             self.listen(0.05)
+        self._drop(self.workers)
         for worker in self.workers:
-            worker.kill()
-        for worker in self.workers:
-            worker.drop()
             logger.info(
                 f"{worker.config.name} pump stopped.",
                 extra={"prefix": "main", "pump": worker.lane.field},

@@ -49,8 +49,6 @@ def _waiting_since(lane: Lane, streams: Sequence[Stream]) -> Iterator[float]:
     for stream in streams:
         if lane.field not in stream.progress:
             continue
-        position = lane.settled(stream)
-        for claim in stream.claims.values():
-            if claim.base + claim.length > position:
-                yield claim.at
-                break
+        found = stream.find(lane.settled(stream))
+        if found is not None:
+            yield found[1].at

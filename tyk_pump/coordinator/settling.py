@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from tyk_pump import cursors
 from tyk_pump.clock import Clock
 from tyk_pump.coordinator.lanes import Lane, Sent, add
 from tyk_pump.coordinator.supervisor import WorkerHandle
@@ -203,12 +204,7 @@ class Settler:
 
 def _lane_of(field: str) -> Lane:
     """Return the lane that a field of the stream's hash belongs to."""
-    pump, slash, numbers = field.rpartition("/")
-    if slash and numbers.count(":") == 1:
-        index, _, lanes = numbers.partition(":")
-        if index.isdecimal() and lanes.isdecimal():
-            return Lane(pump, int(index), int(lanes))
-    return Lane(field, 0, 1)
+    return Lane(*cursors.parts(field))
 
 
 def outdated(field: str, workers: Sequence[WorkerHandle]) -> bool:

@@ -20,7 +20,9 @@ stream's hash only after its key is gone.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import logging
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -32,7 +34,7 @@ from redis.exceptions import ResponseError
 from tyk_pump import __version__
 from tyk_pump.clock import Clock
 from tyk_pump.errors import ConfigError, LeaseLost, SourceError, StateError
-from tyk_pump.source.lists import ListName, claim_key, lists
+from tyk_pump.source.lists import VERSION_KEY, ListName, claim_key, lists
 from tyk_pump.source.redis import Command, Link, out_of_memory
 from tyk_pump.ulid import ulid
 
@@ -42,7 +44,6 @@ TOMBSTONE_SECONDS = 7 * 86400
 """How long a name stays taken that a frozen instance might still want to use."""
 LOOK_BACK = 100
 """How many of a list's last claims are looked for before the list is claimed again."""
-VERSION_KEY = "version-check-pump"
 CLAIM = "claim:"
 PUMP = "pump:"
 
@@ -110,6 +111,15 @@ class Stream(msgspec.Struct):
     progress: dict[str, Progress] = msgspec.field(default_factory=dict)
     registered: bool = True
     """False when Redis is to be told of the stream (again)."""
+
+    def find(self, position: int) -> tuple[str, Claim] | None:
+        """Return the first claim, with its name, that ends behind a position.
+
+        By bisection: a pump that is dead for a day leaves ten thousands of claims.
+        """
+        claims = list(self.claims.items())
+        at = bisect.bisect_right(claims, position, key=lambda item: item[1].end)
+        return claims[at] if at < len(claims) else None
 
 
 class Window(msgspec.Struct):
@@ -373,9 +383,10 @@ class Source:
         last = [
             (name, claim)
             for key in waiting
-            for name, claim in [
-                item for item in stream.claims.items() if item[1].list == key
-            ][-LOOK_BACK:]
+            for name, claim in itertools.islice(
+                (i for i in reversed(stream.claims.items()) if i[1].list == key),
+                LOOK_BACK,
+            )
         ]
         found = self._ask([("EXISTS", claim.key) for _, claim in last])
         for (name, _), there in zip(last, found, strict=True):
@@ -742,12 +753,11 @@ class Source:
         return window
 
     def _claim_at(self, stream: Stream, position: int) -> tuple[str, Claim]:
-        for name, claim in stream.claims.items():
-            if claim.base <= position < claim.end:
-                return name, claim
+        found = stream.find(position)
+        if found is not None and found[1].base <= position:
+            return found
         # A hole in the numbering: nothing of ours, up to the next claim.
-        later = [c.base for c in stream.claims.values() if c.base > position]
-        end = min(later, default=stream.end)
+        end = stream.end if found is None else found[1].base
         hole = Claim("", "msgpack", self._keys.stream(stream.id) + ":hole")
         hole.base, hole.length = position, max(1, end - position)
         hole.total = hole.length

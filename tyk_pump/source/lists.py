@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 BASE = "tyk-system-analytics"
-UPTIME = "host-checker:tyk-uptime-analytics"
+VERSION_KEY = "version-check-pump"
+"""Holds the version of the pump that started last; it is under no prefix."""
 SHARDS = 10
 _CODECS = (("", "msgpack"), ("_protobuf", "protobuf"))
 
@@ -69,7 +70,7 @@ def prefix_fault(prefix: str, cluster: bool) -> str | None:
 
 def acl_patterns(prefix: str) -> list[str]:
     """Return the key patterns that our user needs in an ACL."""
-    patterns = [f"~{_escaped(prefix)}*", "~version-check-pump"]
+    patterns = [f"~{_escaped(prefix)}*", f"~{VERSION_KEY}"]
     claim = claim_key(prefix, prefix + BASE, "x")
     if not claim.startswith(prefix):
         patterns.append(f"~{{{_escaped(prefix)}*")

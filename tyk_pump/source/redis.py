@@ -156,6 +156,14 @@ class Link:
         pairs = (line.split(":", 1) for line in lines if ":" in line)
         return {key: value.strip() for key, value in pairs}
 
+    def evicting_policy(self) -> str:
+        """Return the policy by which Redis may throw claims away, or nothing.
+
+        SourceError where Redis tells nothing of itself: an ACL may forbid it.
+        """
+        policy = self.info("memory").get("maxmemory_policy", "")
+        return policy if policy.startswith("allkeys") else ""
+
     def close(self) -> None:
         """Close all connections."""
         if self._cluster is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tyk_pump import cursors
 from tyk_pump.errors import ConfigError
 from tyk_pump.source.claims import (
     CLAIM,
@@ -158,7 +159,7 @@ def forget_pump(link: Link, prefix: str, pump: str) -> list[str]:
         mine = [
             field
             for field in map(text, pairs(fields))
-            if field == PUMP + pump or field.startswith(f"{PUMP}{pump}/")
+            if field.startswith(PUMP) and cursors.is_of(field[len(PUMP) :], pump)
         ]
         if mine:
             _checked(link, [("HDEL", keys.stream(name), *mine)])

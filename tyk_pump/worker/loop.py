@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from tyk_pump import backoff, channel
+from tyk_pump import backoff, channel, cursors
 from tyk_pump.channel import WorkerEnd
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import PumpConfig, RootOptions
@@ -63,8 +63,7 @@ class Worker:
         self._end = end
         self._slot = end.slot
         self._lane = lane
-        lanes = config.workers
-        self._cursor = config.name if lanes == 1 else f"{config.name}/{lane}:{lanes}"
+        self._cursor = cursors.name(config.name, lane, config.workers)
         self._clock = clock
         self._parent_alive = parent_alive
         self._selector = select.compile(config, root, pump.fields)
@@ -253,7 +252,7 @@ class Worker:
                 extra={"pump": self._config.name, "reason": reason},
             )
         self._end.answer(outcome.Trouble(masked(reason), attempt, True))
-        self._wait(self._pause_seconds(attempt), channel.WAIT)
+        self._wait(self._pause_seconds(attempt))
 
     def _back_off(
         self, failure: TransientError | RejectedRecords, attempt: int
@@ -268,7 +267,7 @@ class Worker:
         seconds = self._pause_seconds(attempt)
         if failure.retry_after is not None:
             seconds = max(seconds, min(failure.retry_after, LONGEST_RETRY_AFTER))
-        self._wait(seconds, channel.WAIT)
+        self._wait(seconds)
 
     def _pause_seconds(self, attempt: int) -> float:
         retry = self._config.retry
@@ -279,9 +278,9 @@ class Worker:
             multiplier=retry.multiplier,
         )
 
-    def _wait(self, seconds: float, stage: float) -> None:
+    def _wait(self, seconds: float) -> None:
         """Sleep, but leave at once when told to stop; then ask for the lease anew."""
-        self._stage(stage)
+        self._stage(channel.WAIT)
         until = self._clock.monotonic() + seconds
         while (left := until - self._clock.monotonic()) > 0:
             self._leave_if_told()

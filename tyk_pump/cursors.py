@@ -1,0 +1,26 @@
+"""Names of cursors: whose progress in a stream it is.
+
+A pump with one worker has one cursor of its own name; with `workers: N` each of its
+lanes has one, and a change of N makes new ones.
+"""
+
+from __future__ import annotations
+
+
+def name(pump: str, lane: int, lanes: int) -> str:
+    """Return the name of a lane's cursor."""
+    return pump if lanes == 1 else f"{pump}/{lane}:{lanes}"
+
+
+def parts(cursor: str) -> tuple[str, int, int]:
+    """Return the pump, the lane and the number of lanes that a name stands for."""
+    pump, slash, numbers = cursor.rpartition("/")
+    lane, colon, lanes = numbers.partition(":")
+    if slash and colon and lane.isdecimal() and lanes.isdecimal():
+        return pump, int(lane), int(lanes)
+    return cursor, 0, 1
+
+
+def is_of(cursor: str, pump: str) -> bool:
+    """Say whether a cursor is one of this pump's, with whatever number of lanes."""
+    return parts(cursor)[0] == pump
