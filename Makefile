@@ -13,8 +13,8 @@ READY := $(VENV)/.ready
 SOURCES := tyk_pump tests scripts benchmarks setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types docs docs-check test golden torture bench demo \
-	check clean
+.PHONY: help install format lint types docs docs-check servers test golden torture bench \
+	demo check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ docs: $(READY) ## Write docs/reference, the schema and the example again
 
 docs-check: $(READY) ## Fail where a generated page is stale
 	$(RUN) scripts/build_reference.py --check
+
+servers: $(READY) ## Fetch and build the servers of the tests (needs mvn, java, go)
+	$(RUN) -m tests.servers.prepare
 
 test: $(READY) ## Run the whole suite
 	$(RUN) -m pytest -n $(JOBS)

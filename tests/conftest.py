@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.servers import tls
 from tests.servers.redis import Factory, RedisServer, cluster
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test run, the same one in all its workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def authority(run_folder: Path) -> tls.Authority:
+    """The authority behind every certificate of this test run."""
+    return tls.authority(run_folder / "authority")
 
 
 @pytest.fixture

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import socket
-
-import pytest
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
 
 
 def free_port() -> int:
@@ -17,13 +20,25 @@ def free_port() -> int:
         return port
 
 
-def absent(what: str) -> None:
+def absent(what: str, hint: str = "is not installed") -> NoReturn:
     """Skip the test on a laptop, fail it in CI: there each server must be had."""
+    # Here, for `tests.servers.prepare` runs before anything is installed.
+    import pytest
+
     if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is not installed", pytrace=False)
-    pytest.skip(f"{what} is not installed")
+        pytest.fail(f"{what} {hint}", pytrace=False)
+    pytest.skip(f"{what} {hint}")
 
 
 def program(*names: str) -> str | None:
     """Return the path of the first program that is installed."""
     return next((path for name in names if (path := shutil.which(name))), None)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock that all processes know by this path; it ends with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

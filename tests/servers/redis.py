@@ -32,7 +32,6 @@ def binary(*, needs_tls: bool = False) -> str:
             found = str(_binary.get_binary_path())
     if found is None:
         absent("redis-server")
-    assert found is not None
     return found
 
 
@@ -147,7 +146,6 @@ def cluster(folder: Path, masters: int = 3) -> Iterator[list[RedisServer]]:
     client_program = program("redis-cli", "valkey-cli")
     if client_program is None:
         absent("redis-cli")
-    assert client_program is not None
     factory = Factory(folder)
     try:
         for number in range(masters):
