@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.servers.artefacts import Artefact
 from tests.servers.prepare import prepare
+from tests.servers.process import Process, alive
+from tests.servers.shared import Facts, shared
 from tests.servers.tls import Authority, authority
 
 
@@ -61,3 +68,61 @@ def test_prepare(
     prepare(artefact)
     assert len(builds) == 2
     assert (artefact.folder / "file").read_text() == "half"
+
+
+def sleeper(folder: Path, watched: int) -> tuple[Process, int]:
+    """Start a server that does nothing; return its guard and its own pid."""
+    script = "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"
+    log = folder / "log"
+    process = Process([sys.executable, "-IS", "-c", script], log, watched=watched)
+    process.wait(lambda: log.read_text().endswith("\n"))
+    return process, int(log.read_text().split()[-1])
+
+
+@pytest.mark.parametrize("how", ["stop", "kill", "guard killed", "run killed"])
+def test_no_server_outlives_the_run(tmp_path: Path, how: str) -> None:
+    """A server ends when told, and with its guard or the watched process."""
+    with subprocess.Popen(["sleep", "1000"]) as run:
+        process, pid = sleeper(tmp_path, run.pid)
+        assert alive(process.pid) and alive(pid)
+        if how == "stop":
+            process.stop()
+        elif how == "kill":
+            process.kill()
+        elif how == "guard killed":
+            os.kill(process.pid, signal.SIGKILL)
+        run.kill()
+    wait_gone(process.pid)
+    wait_gone(pid)
+
+
+def test_a_server_that_dies_says_why(tmp_path: Path) -> None:
+    """What it wrote last is in the message."""
+    process = Process(["sh", "-c", "echo port taken; exit 1"], tmp_path / "log")
+    with pytest.raises(AssertionError, match="port taken"):
+        process.wait(lambda: False)
+
+
+def test_shared(tmp_path: Path) -> None:
+    """The first user starts the server, the last one ends it."""
+    starts: list[int] = []
+
+    def start(folder: Path, watched: int) -> Facts:
+        process, pid = sleeper(folder, watched)
+        starts.append(pid)
+        return {"pids": [process.pid], "port": 1}
+
+    with shared("toy", tmp_path, start) as first:
+        with shared("toy", tmp_path, start) as second:
+            assert first == second
+        assert alive(starts[0])
+    assert len(starts) == 1
+    wait_gone(starts[0])
+
+
+def wait_gone(pid: int) -> None:
+    """Wait until a process has ended."""
+    until = time.monotonic() + 20
+    while alive(pid):
+        assert time.monotonic() < until
+        time.sleep(0.01)
