@@ -59,7 +59,7 @@ class ScriptedPump:
     """A pump whose back end answers by script; keeps what has arrived."""
 
     options_type: ClassVar[type[Any]] = dict
-    fields: ClassVar[Any] = ALL
+    fields: Any = ALL
 
     def __init__(self, *script: BaseException | None) -> None:
         self.script = deque(script)

@@ -130,3 +130,12 @@ class TlsOptions(Options, frozen=True, kw_only=True):
             yield "ssl_key_file", "missing beside ssl_cert_file"
         if self.ssl_key_file and not self.ssl_cert_file:
             yield "ssl_cert_file", "missing beside ssl_key_file"
+
+
+class HttpOptions(TlsOptions, frozen=True, kw_only=True):
+    """How a pump that speaks HTTP waits for answers."""
+
+    request_timeout: Annotated[
+        Seconds,
+        doc("Time without an answer after which a request is sent again.", gt=0),
+    ] = 60.0

@@ -54,8 +54,10 @@ class Pump(Protocol):
     """What a back end's file offers; `open` runs once, in the worker process."""
 
     options_type: ClassVar[type[Any]]
-    fields: ClassVar[Any]
-    """Attribute names of AnalyticsRecord that `write` reads, or analytics.ALL."""
+    fields: Any
+    """Attribute names of AnalyticsRecord that `write` reads, or analytics.ALL; nothing
+    else is decoded. On the class all that it may read; `__init__` may narrow it to
+    what its options ask for."""
 
     def __init__(self, options: Any) -> None:
         """Keep the options, an `options_type`, and touch nothing yet."""

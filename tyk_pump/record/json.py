@@ -130,11 +130,15 @@ class _Mcp(msgspec.Struct, gc=False):
 
 def encode(record: AnalyticsRecord) -> bytes:
     """Return the record as JSON; CodecError says what of it JSON cannot express."""
-    shown = _shown(record)
+    return compact(_shown(record))
+
+
+def compact(value: Any) -> bytes:
+    """Return texts, numbers, lists, maps and structs as the reference's JSON."""
     try:
-        written = _plain(shown)
+        written = _plain(value)
     except UnicodeEncodeError:
-        written = _plain(_mended(shown))
+        written = _plain(_mended(value))
     return _escaped(written)
 
 
@@ -178,9 +182,9 @@ def _shown(record: AnalyticsRecord) -> _Record:
         record.raw_request,
         record.raw_response,
         record.ip_address,
-        _geo(record.geo),
-        _network(record.network),
-        _latency(record.latency),
+        geo(record.geo),
+        network(record.network),
+        latency(record.latency),
         record.tags,
         record.alias,
         record.track_path,
@@ -193,10 +197,11 @@ def _shown(record: AnalyticsRecord) -> _Record:
     )
 
 
-def _geo(geo: Geo) -> _Geo:
-    city, location = geo.city, geo.location
+def geo(found: Geo) -> _Geo:
+    """Return where a call came from, in its JSON form."""
+    city, location = found.city, found.location
     return _Geo(
-        _Country(geo.country.iso_code),
+        _Country(found.country.iso_code),
         _City(city.geoname_id, city.names),
         _Location(
             _number(location.latitude),
@@ -206,17 +211,19 @@ def _geo(geo: Geo) -> _Geo:
     )
 
 
-def _network(network: Network) -> _Network:
+def network(found: Network) -> _Network:
+    """Return the gateway's connections and bytes, in their JSON form."""
     return _Network(
-        network.open_connections,
-        network.closed_connection,
-        network.bytes_in,
-        network.bytes_out,
+        found.open_connections,
+        found.closed_connection,
+        found.bytes_in,
+        found.bytes_out,
     )
 
 
-def _latency(latency: Latency) -> _Latency:
-    return _Latency(latency.total, latency.upstream, latency.gateway)
+def latency(found: Latency) -> _Latency:
+    """Return the milliseconds of a call, in their JSON form."""
+    return _Latency(found.total, found.upstream, found.gateway)
 
 
 def _graphql(stats: GraphQLStats) -> _GraphQL:

@@ -1,0 +1,79 @@
+"""Chosen fields of a record as one JSON object, byte for byte as the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+
+from tyk_pump.record import json
+from tyk_pump.record.analytics import AnalyticsRecord
+from tyk_pump.record.gotime import rfc3339
+
+
+class Computed(msgspec.Struct, frozen=True):
+    """A value that is made from a record."""
+
+    make: Callable[[AnalyticsRecord], Any]
+    reads: tuple[str, ...]
+    """The attributes that it looks at."""
+
+
+SHOWN: Final[Mapping[str, Computed]] = {
+    "timestamp": Computed(lambda r: rfc3339(r.timestamp, r.zone), ("timestamp",)),
+    "expire_at": Computed(lambda r: rfc3339(r.expire_at, r.zone), ("expire_at",)),
+    "geo": Computed(lambda r: json.geo(r.geo), ("geo",)),
+    "network": Computed(lambda r: json.network(r.network), ("network",)),
+    "latency": Computed(lambda r: json.latency(r.latency), ("latency",)),
+}
+"""Attributes whose JSON form is not their value."""
+
+
+class Document:
+    """Writes records as JSON objects with these keys, in the order of their bytes."""
+
+    def __init__(self, keys: Mapping[str, str | Computed]) -> None:
+        """`keys` gives for each key the attribute that stands there, or how it is made.
+
+        A constant is `Computed(lambda record: value, ())`.
+        """
+        order = sorted(keys, key=str.encode)
+        sources = [_source(keys[key]) for key in order]
+        attributes = [s if isinstance(s, str) else "method" for s in sources]
+        self._make = [
+            (at, source.make)
+            for at, source in enumerate(sources)
+            if isinstance(source, Computed)
+        ]
+        # Two at least, else the getter returns no tuple.
+        self._values: Callable[[AnalyticsRecord], tuple[Any, ...]] = attrgetter(
+            *attributes, "method", "method"
+        )
+        # Any key is possible in JSON, names of attributes have to be made up.
+        self._type = msgspec.defstruct(
+            "Document",
+            [(f"f{at}", Any, msgspec.field(name=key)) for at, key in enumerate(order)],
+            gc=False,
+        )
+        self.fields: tuple[str, ...] = tuple(
+            dict.fromkeys(
+                name
+                for source in sources
+                for name in ((source,) if isinstance(source, str) else source.reads)
+            )
+        )
+        """The attributes of a record that are read."""
+
+    def encode(self, record: AnalyticsRecord) -> bytes:
+        """Return the record as JSON; CodecError says what JSON cannot express."""
+        values = list(self._values(record))
+        del values[-2:]
+        for at, make in self._make:
+            values[at] = make(record)
+        return json.compact(self._type(*values))
+
+
+def _source(source: str | Computed) -> str | Computed:
+    return SHOWN.get(source, source) if isinstance(source, str) else source

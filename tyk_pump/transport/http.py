@@ -1,0 +1,281 @@
+"""One HTTP client for all pumps that speak HTTP: connections, time limits, verdicts.
+
+What is not the records' fault (no connection, no answer, wrong credentials, a missing
+resource, throttling, a failing server) is raised as TransientError; every other answer
+is returned, and the pump decides what it means.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+import zlib
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from tyk_pump import __version__
+from tyk_pump.config.options import TlsOptions
+from tyk_pump.errors import ConfigError, TransientError
+from tyk_pump.transport import tls
+
+OPERATORS_FAULT: Final = frozenset({401, 402, 403, 404, 405, 407, 410, 421, 451})
+"""Statuses that somebody has to mend outside the records."""
+PASSING: Final = frozenset({408, 425, 429})
+CONNECT_SECONDS: Final = 10.0
+LARGEST_ANSWER: Final = 64 * 1024 * 1024
+_EXCERPT: Final = 300
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """An answer of the back end."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names are compared without case."""
+    body: bytes
+
+    @property
+    def reason(self) -> str:
+        """Return the status and the beginning of what the back end says, in a line."""
+        excerpt = " ".join(self.body[:2000].decode("utf-8", "replace").split())
+        excerpt = excerpt[:_EXCERPT]
+        return f"{_status_text(self.status)}: {excerpt}" if excerpt else self.title
+
+    @property
+    def title(self) -> str:
+        """Return the status as a number and in words."""
+        return _status_text(self.status)
+
+    @property
+    def retry_after(self) -> float | None:
+        """Return the seconds that the back end asks to be left alone."""
+        return _retry_after(self.headers.get("Retry-After", ""))
+
+    def json(self) -> Any:
+        """Return what the body means; TransientError where it is no JSON."""
+        try:
+            return msgspec.json.decode(self.body)
+        except (msgspec.DecodeError, RecursionError) as exc:
+            excerpt = self.body[:100].decode("utf-8", "replace")
+            reason = f"the answer is no JSON ({self.title}): {excerpt!r}"
+            raise TransientError(reason) from exc
+
+
+class HttpClient:
+    """Connections of one pump, with credentials, TLS and proxies of its own."""
+
+    def __init__(
+        self,
+        options: TlsOptions,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout: float = 60.0,
+        connections: int = 10,
+        proxies: bool = True,
+    ) -> None:
+        """`timeout` limits the wait for an answer and then its reading, in seconds.
+
+        Proxies are those of the environment.
+        """
+        self._timeout = timeout
+        self._proxied = proxies
+        self._proxies: dict[str, Any] = {}
+        self._session = requests.Session()
+        # Else a .netrc file replaces our credentials.
+        self._session.trust_env = False
+        self._session.headers.update({"User-Agent": f"tyk-pump/{__version__}"})
+        self._session.headers.update(headers or {})
+        adapter = _Adapter(options, connections)
+        self._session.mount("https://", adapter)
+        self._session.mount("http://", adapter)
+
+    def get(self, url: str, **how: Any) -> Reply:
+        """Ask for something; the keywords are those of `request`."""
+        return self.request("GET", url, **how)
+
+    def post(self, url: str, body: bytes, **how: Any) -> Reply:
+        """Send something; the keywords are those of `request`."""
+        return self.request("POST", url, body, **how)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        gzip: bool = False,
+        accept: Collection[int] = (),
+        timeout: float | None = None,
+    ) -> Reply:
+        """Return the answer; TransientError where it is not the records' fault.
+
+        `accept` names statuses that the caller wants to see whatever they mean.
+        """
+        limit = timeout or self._timeout
+        sent = dict(headers or {})
+        if gzip and body is not None:
+            body = gzipped(body)
+            sent["Content-Encoding"] = "gzip"
+        try:
+            answer = self._session.request(
+                method,
+                url,
+                data=body,
+                headers=sent,
+                timeout=(min(CONNECT_SECONDS, limit), limit),
+                proxies=self._proxies_for(url),
+                allow_redirects=False,
+                stream=True,
+            )
+            with answer:
+                reply = Reply(answer.status_code, answer.headers, _read(answer, limit))
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            OSError,
+        ) as exc:
+            raise TransientError(f"{place(url)}: {_cause(exc)}") from exc
+        if reply.status not in accept:
+            _raise_for(reply, url)
+        return reply
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._session.close()
+
+    def _proxies_for(self, url: str) -> Any:
+        if not self._proxied:
+            return {}
+        origin = place(url)
+        if origin not in self._proxies:
+            self._proxies[origin] = requests.utils.get_environ_proxies(url, None)
+        return self._proxies[origin]
+
+
+class _Adapter(HTTPAdapter):
+    """Makes connections with our SSL context and nothing of the process's own."""
+
+    def __init__(self, options: TlsOptions, connections: int) -> None:
+        self._tls: dict[str, Any] = {"ssl_context": tls.context(options)}
+        if options.ssl_server_name:
+            self._tls["server_hostname"] = options.ssl_server_name
+        super().__init__(pool_connections=connections, pool_maxsize=connections)
+
+    def build_connection_pool_key_attributes(
+        self, request: Any, verify: Any, cert: Any = None
+    ) -> tuple[Any, Any]:
+        """The context alone says whom to believe; no bundle is added to it."""
+        host, _ = super().build_connection_pool_key_attributes(request, True, None)
+        return host, self._tls if host["scheme"] == "https" else {}
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Nothing to add to the context."""
+
+
+def place(url: str) -> str:
+    """Return scheme, host and port: what of an address may stand in a message."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def fault_of(url: str) -> str:
+    """Return what is wrong with an http or https address, or nothing."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as exc:
+        return f"{url!r} is no address: {exc}"
+    if parts.scheme.lower() not in ("http", "https"):
+        return f"{url!r} must begin with http:// or https://"
+    return "" if parts.hostname else f"{url!r} names no host"
+
+
+def checked(option: str, url: str) -> str:
+    """Return the address, or raise ConfigError with the option's name."""
+    if fault := fault_of(url):
+        raise ConfigError(f"{option}: {fault}")
+    return url
+
+
+def gzipped(body: bytes, level: int = 1) -> bytes:
+    """Return the body compressed; the first level has most of the gain."""
+    made = zlib.compressobj(level, zlib.DEFLATED, 31)
+    return made.compress(body) + made.flush()
+
+
+def _read(answer: requests.Response, limit: float) -> bytes:
+    """Return the body; a server that drips it is not waited for without end."""
+    until = time.monotonic() + limit
+    parts, size = [], 0
+    for part in answer.iter_content(65536):
+        parts.append(part)
+        size += len(part)
+        if size > LARGEST_ANSWER:
+            raise OSError(f"the answer has more than {LARGEST_ANSWER} bytes")
+        if time.monotonic() > until:
+            raise OSError(f"the answer took longer than {limit:g} s")
+    return b"".join(parts)
+
+
+def _raise_for(reply: Reply, url: str) -> None:
+    status = reply.status
+    if 300 <= status < 400 and status != HTTPStatus.NOT_MODIFIED:
+        moved = place(reply.headers.get("Location", ""))
+        raise TransientError(f"{place(url)}: {reply.title}, moved to {moved}")
+    if status in OPERATORS_FAULT or status in PASSING or status >= 500:
+        reason = f"{place(url)}: {reply.reason}"
+        raise TransientError(reason, retry_after=reply.retry_after)
+
+
+def _status_text(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _retry_after(text: str) -> float | None:
+    if re.fullmatch(r"\d{1,9}", text.strip()):
+        return float(text)
+    if not text:
+        return None
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+        return max(0.0, when.timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _cause(exc: BaseException) -> str:
+    """Return the innermost reason: the outer ones repeat the address, query and all."""
+    if isinstance(exc, requests.exceptions.ProxyError):
+        return f"the proxy does not serve us: {_innermost(exc)}"
+    return _innermost(exc)
+
+
+def _innermost(exc: BaseException) -> str:
+    chain: list[BaseException] = []
+    at: BaseException | None = exc
+    while at is not None and at not in chain:
+        chain.append(at)
+        inner = getattr(at, "reason", None) or next(
+            (arg for arg in at.args if isinstance(arg, BaseException)), None
+        )
+        at = inner if isinstance(inner, BaseException) else at.__cause__
+    for one in reversed(chain):
+        if isinstance(one, OSError) and one.strerror:
+            return one.strerror
+        if isinstance(one, urllib3.exceptions.TimeoutError | requests.Timeout):
+            return "no answer in time"
+    text = str(chain[-1])
+    # urllib3 begins with the connection's repr.
+    return re.sub(r"^<[^>]*>: |^\S*Pool\([^)]*\): ", "", text) or type(exc).__name__
