@@ -33,6 +33,8 @@ class Seen:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         self.folder = folder
+        self.server: Any = None
+        """What `server` of the case has made."""
         self._capfd = capfd
         self._printed = ""
         self.log = caplog
@@ -43,6 +45,8 @@ class Seen:
         return self._printed.splitlines()
 
 
+Server = Callable[[pytest.FixtureRequest], AbstractContextManager[Any]]
+"""Gets the test's request, for the fixtures of shared servers and certificates."""
 Broken = Callable[[Seen], AbstractContextManager[None]]
 
 
@@ -50,14 +54,21 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """What the suite has to know of one pump."""
 
     type: str
-    meta: Callable[[Path], dict[str, Any]]
+    meta: Callable[[Seen], dict[str, Any]]
     """Makes the options; the folder is empty and the test's own."""
     arrived: Callable[[Seen], list[str]]
     """Aliases of what has arrived, in order; "" where names are not kept."""
+    server: Server | None = None
+    """Starts what stands in for the back end; `seen.server` holds it meanwhile."""
+    touched: Callable[[Seen], bool] = lambda seen: any(seen.folder.iterdir())
+    """Whether anything was made or asked there."""
     broken: Broken | None = None
     """While this context lasts, a write fails after a part; None: it never fails."""
     once: bool = False
     """True where a repeated frame adds nothing."""
+    exact: bool = True
+    """False where what had arrived before a failure cannot be known, and a retry
+    sends it again."""
     unfit: dict[str, Any] | None = None
     """Fields of a record that the back end refuses for good; None: it takes all."""
 
@@ -123,22 +134,22 @@ def _faulty_broken(seen: Seen) -> Iterator[None]:
 CASES = [
     Case(
         type="csv",
-        meta=lambda folder: {"csv_dir": str(folder)},
+        meta=lambda seen: {"csv_dir": str(seen.folder)},
         arrived=_csv_arrived,
         broken=_csv_broken,
         once=True,
     ),
     Case(
         type="stdout",
-        meta=lambda folder: {"format": "json"},
+        meta=lambda seen: {"format": "json"},
         arrived=_stdout_arrived,
         broken=_stdout_broken,
         unfit={"timestamp": (10**12, 0)},
     ),
-    Case(type="dummy", meta=lambda folder: {}, arrived=_dummy_arrived),
+    Case(type="dummy", meta=lambda seen: {}, arrived=_dummy_arrived),
     Case(
         type="faulty",
-        meta=lambda folder: {"folder": str(folder), "reject": ["unfit"]},
+        meta=lambda seen: {"folder": str(seen.folder), "reject": ["unfit"]},
         arrived=_faulty_arrived,
         broken=_faulty_broken,
         unfit={},

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,7 +38,7 @@ class Rig:
 
     def load(self, **meta: Any) -> PumpConfig:
         """Return the pump's configuration, with other options."""
-        options = {**self.case.meta(self.seen.folder), **meta}
+        options = {**self.case.meta(self.seen), **meta}
         section = {"type": self.case.type, "meta": options}
         path = self._folder / "pump.conf"
         path.write_text(json.dumps({"pumps": {"x": section}}))
@@ -60,9 +60,15 @@ class Rig:
         """Return the names of what has arrived."""
         return self.case.arrived(self.seen)
 
-    def assert_arrived(self, names: list[str]) -> None:
-        """See that just these have arrived, once and in order."""
-        assert self.arrived() == self.known(names)
+    def assert_arrived(self, names: list[str], *, after_failure: bool = False) -> None:
+        """See that just these have arrived, once and in order.
+
+        After a failure a back end that confirms nothing singly may have some twice.
+        """
+        found = self.arrived()
+        if after_failure and not self.case.exact:
+            found = list(dict.fromkeys(found))
+        assert found == self.known(names)
 
     def known(self, names: list[str]) -> list[str]:
         """Return the names as this pump keeps them."""
@@ -77,15 +83,19 @@ def rig(
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
-) -> Rig:
-    """Each pump in turn, in a folder of its own."""
+) -> Iterator[Rig]:
+    """Each pump in turn, in a folder of its own, with a server of its own."""
     monkeypatch.setitem(pumps.REGISTRY, "faulty", FAULTY)
     monkeypatch.setattr(pumps, "KNOWN_TYPES", pumps.KNOWN_TYPES | {"faulty"})
     logging.getLogger("tyk_pump").setLevel(logging.DEBUG)
     caplog.set_level(logging.DEBUG)
     folder = tmp_path / "out"
     folder.mkdir()
-    return Rig(request.param, Seen(folder, capfd, caplog), tmp_path)
+    seen = Seen(folder, capfd, caplog)
+    with contextlib.ExitStack() as stack:
+        if request.param.server is not None:
+            seen.server = stack.enter_context(request.param.server(request))
+        yield Rig(request.param, seen, tmp_path)
 
 
 def numbered(first: int, end: int) -> list[str]:
@@ -215,7 +225,7 @@ def test_a_retry_sends_only_what_was_not_confirmed(rig: Rig) -> None:
     assert any(isinstance(answer, outcome.Trouble) for answer in end.answers)
     assert isinstance(end.answers[-3], outcome.Recovered)
     assert [o.delivered for o in end.outcomes] == [80, 20]
-    rig.assert_arrived(names)
+    rig.assert_arrived(names, after_failure=True)
 
 
 def test_stop_in_the_middle(rig: Rig) -> None:
@@ -261,7 +271,7 @@ def test_a_repeated_frame(rig: Rig) -> None:
 def test_open_probe_and_close(rig: Rig) -> None:
     """Making a pump touches nothing; a probe says one line and sends nothing."""
     pump = rig.made()
-    assert list(rig.seen.folder.iterdir()) == []
+    assert not rig.case.touched(rig.seen)
     pump.open()
     said = pump.probe()
     assert said and "\n" not in said

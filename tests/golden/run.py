@@ -9,11 +9,10 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -46,10 +45,15 @@ class Output(msgspec.Struct):
     """Name of the record -> why it became a dead letter."""
 
 
-def configuration(case: Case, folder: Path, **settings: Any) -> Config:
-    """Return the case's configuration as the command loads it."""
-    live = {"path": str(folder)}
-    about = {"pumps": fill(case.pumps, live), **case.settings, **settings}
+def configuration(
+    case: Case, folder: Path, live: Mapping[str, str] | None = None
+) -> Config:
+    """Return the case's configuration as the command loads it.
+
+    `live` has what `{url}` and the like stand for.
+    """
+    live = {"path": str(folder), **(live or {})}
+    about = {"pumps": fill(case.pumps, live), **case.settings}
     path = folder.parent / "pump.conf"
     path.write_text(json.dumps(about))
     return load(str(path), fill(case.env, live))
@@ -73,7 +77,7 @@ def run(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Output:
         config = configuration(case, folder)
         assert config.faults == []
         monkeypatch.setattr(log, "current_format", config.root.log_format or "text")
-        with _messages(output.messages), _stdout(tmp_path / "stdout", output):
+        with messages(output.messages), _stdout(tmp_path / "stdout", output):
             for number, pump in enumerate(config.pumps):
                 assert not pump.fault, pump.fault
                 opened = pumps.load(pump.type)(pump.options)
@@ -233,10 +237,12 @@ def _stdout(path: Path, output: Output) -> Iterator[None]:
 
 
 @contextmanager
-def _messages(messages: list[str]) -> Iterator[None]:
+def messages(found: list[str]) -> Iterator[None]:
+    """Keep what is logged meanwhile."""
+
     class Keeper(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            messages.append(record.getMessage())
+            found.append(record.getMessage())
 
     keeper = Keeper()
     logger = logging.getLogger("tyk_pump")
