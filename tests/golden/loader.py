@@ -103,10 +103,12 @@ class Case(msgspec.Struct, frozen=True):
 
     @property
     def pumps(self) -> dict[str, dict[str, Any]]:
-        """Return the pump sections; a single one is called by its type."""
+        """Return the pump sections; a single one is called by its type, or P where
+        variables of the environment call it so."""
         if "pump" in self.about:
             section = self.about["pump"]
-            return {section["type"]: section}
+            called_p = any(name.startswith("TYK_PMP_PUMPS_P_") for name in self.env)
+            return {"P" if called_p else section["type"]: section}
         return dict(self.about["pumps"])
 
     def pushed(self) -> list[tuple[str, Codec, Wire]]:
