@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.servers import tls
+from tests.servers import elastic, kafka, tls
+from tests.servers.elastic import Elastic, ElasticServer
+from tests.servers.front import Front
+from tests.servers.kafka import Kafka, KafkaServer
 from tests.servers.redis import Factory, RedisServer, cluster
+from tests.servers.shared import shared
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +68,75 @@ def redis_cluster(
     """A cluster of three masters."""
     with cluster(tmp_path_factory.mktemp("cluster")) as servers:
         yield servers
+
+
+@pytest.fixture(scope="session")
+def kafka_server(run_folder: Path, authority: tls.Authority) -> Iterator[Kafka]:
+    """The broker that all tests share: name topics after your test."""
+    start = partial(kafka.start, authority=authority)
+    with shared("kafka", run_folder, start) as facts:
+        yield Kafka(facts["ports"])
+
+
+@pytest.fixture
+def make_kafka(
+    tmp_path: Path, authority: tls.Authority
+) -> Iterator[Callable[..., KafkaServer]]:
+    """Make brokers of one's own, to kill; all are ended after the test."""
+    numbers = itertools.count()
+    with contextlib.ExitStack() as stack:
+
+        def make(**options: Any) -> KafkaServer:
+            folder = tmp_path / f"kafka{next(numbers)}"
+            server = KafkaServer(folder, authority, **options)
+            stack.callback(server.kill)
+            return server
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def elastic_server(run_folder: Path) -> Iterator[Callable[[str], Elastic]]:
+    """Give the node of a flavour that all tests share: name indices after your test."""
+    nodes: dict[str, Elastic] = {}
+    with contextlib.ExitStack() as stack:
+
+        def give(flavour: str = "elasticsearch7") -> Elastic:
+            if flavour not in nodes:
+                start = partial(elastic.start, flavour=flavour)
+                facts = stack.enter_context(shared(flavour, run_folder, start))
+                nodes[flavour] = Elastic(flavour, facts["port"])
+            return nodes[flavour]
+
+        yield give
+
+
+@pytest.fixture
+def make_elastic(tmp_path: Path) -> Iterator[Callable[..., ElasticServer]]:
+    """Make nodes of one's own, to kill; all are ended after the test."""
+    numbers = itertools.count()
+    with contextlib.ExitStack() as stack:
+
+        def make(flavour: str = "elasticsearch7") -> ElasticServer:
+            server = ElasticServer(tmp_path / f"elastic{next(numbers)}", flavour)
+            stack.callback(server.kill)
+            return server
+
+        yield make
+
+
+@pytest.fixture
+def make_front(
+    tmp_path: Path, authority: tls.Authority
+) -> Iterator[Callable[..., Front]]:
+    """Put nginx in front of a port: TLS, headers it knows, client certificates."""
+    numbers = itertools.count()
+    with contextlib.ExitStack() as stack:
+
+        def make(upstream: int, *known: str, **options: Any) -> Front:
+            folder = tmp_path / f"front{next(numbers)}"
+            front = Front(folder, upstream, authority, known, **options)
+            stack.callback(front.stop)
+            return front
+
+        yield make

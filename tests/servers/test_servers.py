@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,11 +11,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
+from tests.servers import front, kafka
 from tests.servers.artefacts import Artefact
+from tests.servers.elastic import FLAVOURS, Elastic, ElasticServer
+from tests.servers.front import Front
+from tests.servers.kafka import Kafka, KafkaServer
 from tests.servers.prepare import prepare
 from tests.servers.process import Process, alive
 from tests.servers.shared import Facts, shared
@@ -126,3 +134,151 @@ def wait_gone(pid: int) -> None:
     while alive(pid):
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def listener(broker: Kafka, name: str, authority: Authority) -> dict[str, Any]:
+    """Return what kafka-python needs for one of the broker's listeners."""
+    secure = {"ssl_cafile": str(authority.ca_file)}
+    if name == "plaintext":
+        return {"bootstrap_servers": broker.plaintext}
+    if name == "ssl":
+        chain, key = authority.client()
+        return {
+            "bootstrap_servers": broker.ssl,
+            "security_protocol": "SSL",
+            "ssl_certfile": str(chain),
+            "ssl_keyfile": str(key),
+            **secure,
+        }
+    user, password = kafka.PLAIN_USER if name == "PLAIN" else kafka.SCRAM_USER
+    over_tls = name == "SCRAM-SHA-512"
+    return {
+        "bootstrap_servers": broker.sasl_ssl if over_tls else broker.sasl_plaintext,
+        "security_protocol": "SASL_SSL" if over_tls else "SASL_PLAINTEXT",
+        "sasl_mechanism": name,
+        "sasl_plain_username": user,
+        "sasl_plain_password": password,
+        **(secure if over_tls else {}),
+    }
+
+
+def produce(topic: str, value: bytes, **options: Any) -> None:
+    """Send a message and wait until the broker has it."""
+    from kafka import KafkaProducer
+
+    producer = KafkaProducer(**options)
+    try:
+        producer.send(topic, value).get(timeout=30)
+    finally:
+        producer.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "compression"),
+    [
+        ("plaintext", None),
+        ("plaintext", "gzip"),
+        ("plaintext", "lz4"),
+        ("plaintext", "snappy"),
+        ("plaintext", "zstd"),
+        ("PLAIN", None),
+        ("SCRAM-SHA-256", None),
+        ("SCRAM-SHA-512", None),
+        ("ssl", None),
+    ],
+)
+def test_kafka(
+    kafka_server: Kafka, authority: Authority, name: str, compression: str | None
+) -> None:
+    """What is produced over each listener can be consumed."""
+    topic = kafka.topic_name(f"smoke-{name}-{compression}")
+    options = listener(kafka_server, name, authority)
+    produce(topic, b"hello", compression_type=compression, **options)
+    assert [m.value for m in kafka_server.messages(topic, 1)] == [b"hello"]
+
+
+def test_kafka_killed(make_kafka: Callable[..., KafkaServer]) -> None:
+    """A broker that was killed comes back with its topics and messages."""
+    broker = make_kafka(auto_create=False)
+    broker.create_topic("kept", 3, max_message_bytes=2000)
+    produce("kept", b"1", bootstrap_servers=broker.plaintext)
+    broker.kill()
+    broker.start()
+    produce("kept", b"2", bootstrap_servers=broker.plaintext)
+    assert sorted(m.value for m in broker.messages("kept", 2)) == [b"1", b"2"]
+
+
+def bulk(url: str, index: str, kind: str | None, **options: Any) -> Any:
+    """Index one document and return the answer."""
+    action = {"_index": index} | ({"_type": kind} if kind else {})
+    lines = [{"index": action}, {"path": "/a"}]
+    return requests.post(
+        f"{url}/_bulk",
+        data="".join(json.dumps(line) + "\n" for line in lines),
+        headers={"Content-Type": "application/x-ndjson", **options.pop("headers", {})},
+        timeout=30,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_search_servers(elastic_server: Callable[[str], Elastic], flavour: str) -> None:
+    """A bulk request stores documents; since version 7 a type of one's own is an error.
+
+    (Version 7 takes one type per index still, whatever its name.)
+    """
+    node = elastic_server(flavour)
+    own, other = ("analytics", None) if flavour == "elasticsearch6" else (None, "other")
+    assert bulk(node.url, "smoke", own).json()["errors"] is False
+    (hit,) = node.documents("smoke")
+    assert hit["_source"] == {"path": "/a"}
+    assert hit.get("_type", "_doc") == (own or "_doc")
+    if other:
+        typed = bulk(node.url, "smoke", other)
+        assert typed.status_code == 400 or typed.json()["errors"] is True
+    assert "smoke" in node.indices()
+
+
+def test_elastic_killed(make_elastic: Callable[..., ElasticServer]) -> None:
+    """A node that was killed comes back with its documents."""
+    node = make_elastic()
+    bulk(node.url, "kept", None)
+    node.kill()
+    with pytest.raises(requests.ConnectionError):
+        bulk(node.url, "kept", None)
+    node.start()
+    assert len(node.documents("kept")) == 1
+
+
+def test_front(
+    elastic_server: Callable[[str], Elastic],
+    make_front: Callable[..., Front],
+    authority: Authority,
+) -> None:
+    """Who brings no known header is told 401, over TLS."""
+    node = elastic_server("elasticsearch7")
+    known = [front.basic("user", "pw"), front.api_key("id", "key")]
+    url = make_front(node.port, *known).url
+    ca = str(authority.ca_file)
+    assert bulk(url, "smoke-front", None, verify=ca).status_code == 401
+    for header in known:
+        headers = {"Authorization": header}
+        answer = bulk(url, "smoke-front", None, verify=ca, headers=headers)
+        assert answer.json()["errors"] is False
+    with pytest.raises(requests.exceptions.SSLError):
+        bulk(url, "smoke-front", None)
+
+
+def test_front_with_client_certificates(
+    elastic_server: Callable[[str], Elastic],
+    make_front: Callable[..., Front],
+    authority: Authority,
+) -> None:
+    """Who brings no certificate of the authority is told 400."""
+    node = elastic_server("elasticsearch7")
+    url = make_front(node.port, client_certificate=True).url
+    ca = str(authority.ca_file)
+    assert bulk(url, "smoke-front", None, verify=ca).status_code == 400
+    pair = tuple(map(str, authority.client()))
+    answer = bulk(url, "smoke-front", None, verify=ca, cert=pair)
+    assert answer.json()["errors"] is False
