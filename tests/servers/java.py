@@ -40,6 +40,7 @@ def fetch(folder: Path, *coordinates: str) -> Path:
             "mvn",
             "-B",
             "-q",
+            "-Dstyle.color=never",
             "-f",
             str(pom),
             "org.apache.maven.plugins:maven-dependency-plugin:2.8:copy-dependencies",
