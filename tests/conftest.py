@@ -19,6 +19,8 @@ from tests.servers.kafka import Kafka, KafkaServer
 from tests.servers.redis import Factory, RedisServer, cluster
 from tests.servers.shared import shared
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import random
 import shutil
 import socket
 from collections.abc import Iterator
@@ -13,11 +14,21 @@ from typing import NoReturn
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that was free a moment ago, for TCP and UDP.
+
+    It lies below those the kernel gives to clients: one of them might take it while a
+    server is away.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_768)
+        with (
+            contextlib.suppress(OSError),
+            socket.socket() as stream,
+            socket.socket(type=socket.SOCK_DGRAM) as datagrams,
+        ):
+            stream.bind(("127.0.0.1", port))
+            datagrams.bind(("127.0.0.1", port))
+            return port
 
 
 def absent(what: str, hint: str = "is not installed") -> NoReturn:
