@@ -7,7 +7,6 @@ or cut the raw bodies, filter, blank, decode.
 
 from __future__ import annotations
 
-import binascii
 import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
@@ -15,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from tyk_pump.config.root import Filters, PumpConfig, RootOptions
-from tyk_pump.record import analytics
+from tyk_pump.record import analytics, body
 from tyk_pump.record.analytics import AnalyticsRecord
 
 log = logging.getLogger(__name__)
@@ -144,22 +143,10 @@ def _decode(name: str) -> Step:
     def decode(record: Any) -> bool:
         text = getattr(record, name)
         if text:
-            setattr(record, name, decoded_body(text))
+            setattr(record, name, body.decoded(text))
         return True
 
     return decode
-
-
-def decoded_body(text: str) -> str:
-    """Return what a text means in base64, or itself where it is none."""
-    plain = text
-    if "\n" in text or "\r" in text:
-        plain = text.replace("\n", "").replace("\r", "")
-    try:
-        data = binascii.a2b_base64(plain, strict_mode=True)
-    except ValueError:
-        return text
-    return data.decode("utf-8", "surrogateescape")
 
 
 def _chain(steps: Sequence[Step]) -> Step | None:
