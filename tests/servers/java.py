@@ -40,7 +40,6 @@ def fetch(folder: Path, *coordinates: str) -> Path:
             "mvn",
             "-B",
             "-q",
-            "-Dstyle.color=never",
             "-f",
             str(pom),
             "org.apache.maven.plugins:maven-dependency-plugin:2.8:copy-dependencies",
@@ -48,6 +47,8 @@ def fetch(folder: Path, *coordinates: str) -> Path:
             f"-DoutputDirectory={folder / 'lib'}",
         ],
         check=True,
+        # It resets the colours of a terminal even when it has nothing to say.
+        stdout=subprocess.PIPE,
     )
     return folder / "lib"
 

@@ -38,7 +38,8 @@ def prepare(artefact: Artefact) -> None:
         try:
             artefact.build(partial)
         except subprocess.CalledProcessError as exc:
-            raise SystemExit(f"{artefact.name}: {exc}") from exc
+            said = (exc.stdout or b"").decode(errors="replace")
+            raise SystemExit(f"{said}\n{artefact.name}: {exc}") from exc
         partial.rename(artefact.folder)
         seconds = time.monotonic() - began
         print(f"{artefact.name} {artefact.version}: done in {seconds:.1f} s")
