@@ -7,7 +7,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,19 +19,12 @@ from typing import Any
 
 import redis
 
+from tests.servers import free_port
 from tyk_pump.record import wire
 from tyk_pump.record.analytics import AnalyticsRecord
 
 LIST = "analytics-tyk-system-analytics"
 PATIENCE = 60.0
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from tests.daemon.harness import (
     record,
     wait_for,
 )
-from tests.servers import absent, free_port, program
+from tests.servers import free_port
 from tests.servers.redis import RedisServer
 from tests.servers.sentinel import NAME, PASSWORD, SENTINEL_PASSWORD, watched
+from tests.servers.tls import Authority
 from tyk_pump.source.lists import acl_commands, acl_patterns
 
 pytestmark = pytest.mark.timeout(180)
@@ -86,21 +86,10 @@ def test_a_sentinel_fails_over(
 
 
 def test_tls_and_a_user_for_the_prefix_only(
-    tmp_path: Path, make_redis: Callable[..., RedisServer]
+    tmp_path: Path, make_redis: Callable[..., RedisServer], authority: Authority
 ) -> None:
     """A user with just the keys and commands that `check` prints, over TLS."""
-    openssl = program("openssl")
-    if openssl is None or program("redis-server") is None:
-        absent("openssl, or a redis-server with TLS,")
-    assert openssl is not None
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    names = "subjectAltName=IP:127.0.0.1"
-    request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
-    subprocess.run(
-        [openssl, *request.split(), "-addext", names, "-keyout", key, "-out", cert],
-        check=True,
-        capture_output=True,
-    )
+    cert, key = authority.server()
     patterns = " ".join(acl_patterns("analytics-"))
     acl = tmp_path / "users.acl"
     acl.write_text(
@@ -112,7 +101,7 @@ def test_tls_and_a_user_for_the_prefix_only(
         tls_port=tls_port,
         tls_cert_file=str(cert),
         tls_key_file=str(key),
-        tls_ca_cert_file=str(cert),
+        tls_ca_cert_file=str(authority.ca_file),
         tls_auth_clients="no",
         tls_protocols="TLSv1.2",
         aclfile=str(acl),
@@ -124,7 +113,7 @@ def test_tls_and_a_user_for_the_prefix_only(
         "username": "pump",
         "password": "secret",
         "use_ssl": True,
-        "ssl_ca_file": str(cert),
+        "ssl_ca_file": str(authority.ca_file),
         "ssl_min_version": "1.2",
         "ssl_max_version": "1.2",
     }
