@@ -18,6 +18,7 @@ from typing import Any
 import redis
 
 from tests.servers import absent, free_port, program
+from tests.servers.process import Process, listening
 
 PATIENCE = 30.0
 
@@ -50,7 +51,7 @@ class RedisServer:
         self.flags = dict(flags or {})
         self.port = int(self.flags.pop("port", 0)) or free_port()
         self.sentinel = sentinel
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.kwargs: dict[str, Any] = {}
         self.restart()
 
@@ -69,25 +70,13 @@ class RedisServer:
             command += [str(self.folder / "sentinel.conf"), "--sentinel"]
         else:
             command += words
-        with (self.folder / "redis.log").open("ab") as output:
-            self.process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT
-            )
-        self._wait()
+        self.process = Process(command, self.folder / "redis.log")
+        self.process.wait(self._answers)
 
-    def _wait(self) -> None:
-        until = time.monotonic() + PATIENCE
-        port = int(self.flags.get("tls_port", self.port))
-        while time.monotonic() < until:
-            if self.process is not None and self.process.poll() is not None:
-                log = (self.folder / "redis.log").read_text()[-2000:]
-                raise AssertionError(f"redis-server ended: {log}")
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), 0.5).close()
-                if "tls_port" in self.flags or self._loaded():
-                    return
-            time.sleep(0.01)
-        raise AssertionError("redis-server did not start")
+    def _answers(self) -> bool:
+        if "tls_port" in self.flags:
+            return listening(int(self.flags["tls_port"]))
+        return listening(self.port) and self._loaded()
 
     def _loaded(self) -> bool:
         try:
@@ -109,7 +98,6 @@ class RedisServer:
         """kill -9; its data stays where the flags keep it."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
             self.process = None
 
     def stop(self) -> None:
