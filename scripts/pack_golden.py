@@ -16,7 +16,17 @@ import tarfile
 from pathlib import Path
 
 TARGET = Path(__file__).resolve().parent.parent / "tests" / "golden"
-NAMES = ("corpus", "codec", "daemon", "csv", "stdout", "dummy", "preprocess")
+NAMES = (
+    "corpus",
+    "codec",
+    "daemon",
+    "csv",
+    "stdout",
+    "dummy",
+    "preprocess",
+    "graylog",
+    "syslog",
+)
 """What is packed when no name is given: the parts that have tests."""
 
 

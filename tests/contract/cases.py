@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from tests.daemon.harness import csv_rows
+from tests.servers.receiver import TcpReceiver
 
 FAULTY = "tests.faults.plugins.faulty_pump:FaultyPump"
 STDOUT = 1
@@ -131,6 +132,25 @@ def _faulty_broken(seen: Seen) -> Iterator[None]:
         switch.unlink()
 
 
+def _tcp(request: pytest.FixtureRequest) -> TcpReceiver:
+    return TcpReceiver()
+
+
+def _tcp_broken(seen: Seen) -> AbstractContextManager[None]:
+    receiver: TcpReceiver = seen.server
+    return receiver.resetting(after=5000)
+
+
+def _graylog_arrived(seen: Seen) -> list[str]:
+    found = [json.loads(message) for message in seen.server.messages(b"\0")]
+    return [json.loads(message["message"])["alias"] for message in found]
+
+
+def _syslog_arrived(seen: Seen) -> list[str]:
+    lines = [line.decode() for line in seen.server.messages()]
+    return [line.partition("map[alias:")[2].partition(" ")[0] for line in lines]
+
+
 CASES = [
     Case(
         type="csv",
@@ -145,6 +165,32 @@ CASES = [
         arrived=_stdout_arrived,
         broken=_stdout_broken,
         unfit={"timestamp": (10**12, 0)},
+    ),
+    Case(
+        type="graylog",
+        server=_tcp,
+        meta=lambda seen: {
+            "host": "127.0.0.1",
+            "port": seen.server.port,
+            "transport": "tcp",
+            "tags": ["alias", "raw_request"],
+        },
+        arrived=_graylog_arrived,
+        touched=lambda seen: bool(seen.server.streams),
+        broken=_tcp_broken,
+        exact=False,
+    ),
+    Case(
+        type="syslog",
+        server=_tcp,
+        meta=lambda seen: {
+            "network_addr": f"127.0.0.1:{seen.server.port}",
+            "transport": "tcp",
+        },
+        arrived=_syslog_arrived,
+        touched=lambda seen: bool(seen.server.streams),
+        broken=_tcp_broken,
+        exact=False,
     ),
     Case(type="dummy", meta=lambda seen: {}, arrived=_dummy_arrived),
     Case(

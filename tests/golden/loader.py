@@ -160,7 +160,8 @@ class Case(msgspec.Struct, frozen=True):
         if name is None:
             return {}
         if name == "own":
-            return _wires(self.files[self.about.get("records", "corpus.jsonl")])
+            path = self.about.get("records", "corpus.jsonl").removesuffix(".gz")
+            return _wires(self.files[path])
         return corpus(name)
 
     def _raw(self, wire: Wire) -> bytes:

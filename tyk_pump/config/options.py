@@ -139,3 +139,29 @@ class HttpOptions(TlsOptions, frozen=True, kw_only=True):
         Seconds,
         doc("Time without an answer after which a request is sent again.", gt=0),
     ] = 60.0
+
+
+class SocketOptions(TlsOptions, frozen=True, kw_only=True):
+    """How a pump sends messages to a receiver that does not answer."""
+
+    transport: Annotated[
+        str,
+        doc(
+            "How messages travel; the `ssl_` options are for `tls`.",
+            choices=("udp", "tcp", "tls"),
+        ),
+    ] = "udp"
+    confirm: Annotated[
+        str,
+        doc(
+            "What ends a write over TCP and TLS. `read`: the receiver has read all of "
+            "it and left; each batch has a connection of its own. `received`: the "
+            "receiver's machine has it; one connection lasts, and what is unread when "
+            "the receiver ends is lost.",
+            choices=("read", "received"),
+        ),
+    ] = "read"
+    send_timeout: Annotated[
+        Seconds,
+        doc("Time without progress over TCP and TLS before a new attempt.", gt=0),
+    ] = 60.0

@@ -11,7 +11,9 @@ from tyk_pump.pumps.protocol import RegisteredPump
 REGISTRY: Final[dict[str, str]] = {
     "csv": "tyk_pump.pumps.csv:CsvPump",
     "dummy": "tyk_pump.pumps.dummy:DummyPump",
+    "graylog": "tyk_pump.pumps.graylog:GraylogPump",
     "stdout": "tyk_pump.pumps.stdout:StdoutPump",
+    "syslog": "tyk_pump.pumps.syslog:SyslogPump",
 }
 """Type of a pump -> where its class is."""
 

@@ -30,6 +30,9 @@ SHOWN: Final[Mapping[str, Computed]] = {
 }
 """Attributes whose JSON form is not their value."""
 
+_ANY: Final = "__class__"
+"""Stands where no attribute is read: a record has what was asked for and no more."""
+
 
 class Document:
     """Writes records as JSON objects with these keys, in the order of their bytes."""
@@ -41,7 +44,7 @@ class Document:
         """
         order = sorted(keys, key=str.encode)
         sources = [_source(keys[key]) for key in order]
-        attributes = [s if isinstance(s, str) else "method" for s in sources]
+        attributes = [s if isinstance(s, str) else _ANY for s in sources]
         self._make = [
             (at, source.make)
             for at, source in enumerate(sources)
@@ -49,7 +52,7 @@ class Document:
         ]
         # Two at least, else the getter returns no tuple.
         self._values: Callable[[AnalyticsRecord], tuple[Any, ...]] = attrgetter(
-            *attributes, "method", "method"
+            *attributes, _ANY, _ANY
         )
         # Any key is possible in JSON, names of attributes have to be made up.
         self._type = msgspec.defstruct(

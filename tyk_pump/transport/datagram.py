@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import fcntl
+import os
 import select
 import socket
 import ssl
 import termios
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from tyk_pump.config.options import TlsOptions
@@ -50,6 +53,14 @@ class Datagrams:
             self.close()
             raise _failed(self._address, exc) from exc
 
+    def check(self) -> None:
+        """Raise TransientError where a refusal of what was sent has come back."""
+        if self._socket is None:
+            return
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise _failed(self._address, OSError(code, os.strerror(code)))
+
     def open(self) -> socket.socket:
         """Resolve the name and make the socket, in place of the one there is."""
         self.close()
@@ -72,7 +83,9 @@ class Stream:
     """One TCP connection, with TLS where options for it are given.
 
     The receiver says nothing, so what can be known is asked of the kernel: `send`
-    returns when the other end's has confirmed every byte.
+    returns when the other end's has confirmed every byte. With `until_read` we end the
+    connection then and wait for the receiver to end it too, which a receiver does when
+    it has read everything; unread bytes would make that end a reset.
     """
 
     def __init__(
@@ -82,11 +95,13 @@ class Stream:
         options: TlsOptions | None = None,
         *,
         timeout: float = SEND_SECONDS,
+        until_read: bool = False,
     ) -> None:
         self._address = (host, port)
         self._name = (options and options.ssl_server_name) or host
         self._context = None if options is None else tls.context(options)
         self._timeout = timeout
+        self._until_read = until_read
         self._socket: socket.socket | None = None
 
     def send(self, data: bytes) -> None:
@@ -95,7 +110,10 @@ class Stream:
         try:
             _refuse_a_closed_one(sender)
             sender.sendall(data)
-            _wait_until_confirmed(sender, self._timeout)
+            if self._until_read:
+                self._end(sender)
+            else:
+                _wait_until_confirmed(sender, self._timeout)
         except (OSError, ssl.SSLError) as exc:
             self.close()
             raise _failed(self._address, exc) from exc
@@ -123,6 +141,22 @@ class Stream:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def _end(self, sender: socket.socket) -> None:
+        """Say that this was all, and wait until the other end has read it."""
+        until = time.monotonic() + self._timeout
+        if isinstance(sender, ssl.SSLSocket):
+            # A receiver that leaves without TLS's farewell has read ours all the same.
+            with contextlib.suppress(ssl.SSLEOFError):
+                self._socket = sender = sender.unwrap()
+        with contextlib.suppress(OSError):
+            # Where it has left by now, what it thinks of our bytes shows below.
+            sender.shutdown(socket.SHUT_WR)
+        while _received(sender, until):
+            pass  # A receiver of messages has nothing to say.
+        # An end that crossed our bytes on the way is no word about them.
+        _wait_for_the_last_byte(sender, until)
+        self.close()
 
 
 class Sender(Protocol):
@@ -156,29 +190,60 @@ def _connected(address: tuple[str, int], kind: socket.SocketKind) -> socket.sock
 
 def _refuse_a_closed_one(sender: socket.socket) -> None:
     """Raise where the other end has left: what is sent then goes nowhere."""
-    while select.select([sender], [], [], 0)[0]:
-        try:
-            if not sender.recv(4096):
-                raise ConnectionResetError(errno.ECONNRESET, "the receiver has left")
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return
+    if not select.select([sender], [], [], 0)[0]:
+        return
+    patience = sender.gettimeout()
+    # What there is to read may be TLS's own affair, behind which nothing comes.
+    sender.settimeout(0)
+    try:
+        while sender.recv(4096):
+            pass
+    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        return
+    finally:
+        sender.settimeout(patience)
+    raise ConnectionResetError(errno.ECONNRESET, "the receiver has left")
+
+
+def _received(sender: socket.socket, until: float) -> bytes:
+    """Return what the other end says, nothing at its end."""
+    sender.settimeout(max(0.001, until - time.monotonic()))
+    try:
+        return socket.socket.recv(sender, 4096)
+    except TimeoutError:
+        reason = "the receiver has not read everything in time"
+        raise TimeoutError(errno.ETIMEDOUT, reason) from None
 
 
 def _wait_until_confirmed(sender: socket.socket, seconds: float) -> None:
-    """Wait until the other end's kernel has taken every byte."""
+    """Wait until the other end's kernel has taken every byte, and is still there."""
     until = time.monotonic() + seconds
+    _wait_for_the_last_byte(sender, until, _refuse_a_closed_one)
+    _refuse_a_closed_one(sender)
+
+
+def _wait_for_the_last_byte(
+    sender: socket.socket,
+    until: float,
+    look: Callable[[socket.socket], None] = lambda sender: None,
+) -> None:
+    """Wait until the other end's kernel has confirmed every byte."""
     pause = 0.0005
     while (left := _unconfirmed(sender)) > 0:
-        _refuse_a_closed_one(sender)
+        _raise_its_error(sender)
+        look(sender)
         if time.monotonic() > until:
             raise TimeoutError(errno.ETIMEDOUT, f"{left} bytes were not confirmed")
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
-    # A reset that came with the last confirmation shows as an error of the socket.
+    # A reset may have come with the last confirmation.
+    _raise_its_error(sender)
+
+
+def _raise_its_error(sender: socket.socket) -> None:
     code = sender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
-        raise OSError(code, errno.errorcode.get(code, "error"))
-    _refuse_a_closed_one(sender)
+        raise OSError(code, os.strerror(code))
 
 
 def _unconfirmed(sender: socket.socket) -> int:
