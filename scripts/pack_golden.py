@@ -26,6 +26,8 @@ NAMES = (
     "preprocess",
     "graylog",
     "syslog",
+    "influx",
+    "influx2",
 )
 """What is packed when no name is given: the parts that have tests."""
 

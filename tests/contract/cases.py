@@ -18,6 +18,8 @@ import msgspec
 import pytest
 
 from tests.daemon.harness import csv_rows
+from tests.servers.http import Answer, Request
+from tests.servers.influx import Influx, Influx1, Influx2
 from tests.servers.receiver import TcpReceiver
 
 FAULTY = "tests.faults.plugins.faulty_pump:FaultyPump"
@@ -123,6 +125,29 @@ def _stdout_broken(seen: Seen) -> AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
+def _influx(kind: type[Influx]) -> Iterator[Influx]:
+    server = kind()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@contextlib.contextmanager
+def _influx_broken(seen: Seen) -> Iterator[None]:
+    """The first request is taken, the next ones are not."""
+    left = [1]
+
+    def answer(request: Request) -> Answer:
+        left[0] -= 1
+        whole = left[0] >= 0 or not request.path.endswith("/write")
+        return seen.server.respond(request) if whole else Answer(503)
+
+    with seen.server.http.answering(answer):
+        yield
+
+
+@contextlib.contextmanager
 def _faulty_broken(seen: Seen) -> Iterator[None]:
     switch = seen.folder / "half"
     switch.touch()
@@ -191,6 +216,38 @@ CASES = [
         touched=lambda seen: bool(seen.server.streams),
         broken=_tcp_broken,
         exact=False,
+    ),
+    Case(
+        type="influx",
+        server=lambda request: _influx(Influx1),
+        meta=lambda seen: {
+            "address": seen.server.url,
+            "database_name": "tyk",
+            "username": "pump",
+            "password": "pw",
+            "batch_size": 30,
+        },
+        arrived=lambda seen: ["" for _ in seen.server.points],
+        touched=lambda seen: bool(seen.server.http.requests),
+        broken=_influx_broken,
+        once=True,
+        unfit={"timestamp": (10**12, 0)},
+    ),
+    Case(
+        type="influx2",
+        server=lambda request: _influx(Influx2),
+        meta=lambda seen: {
+            "address": seen.server.url,
+            "token": "tok-1",
+            "organization": "acme",
+            "bucket": "tyk",
+            "batch_size": 30,
+        },
+        arrived=lambda seen: ["" for _ in seen.server.points],
+        touched=lambda seen: bool(seen.server.http.requests),
+        broken=_influx_broken,
+        once=True,
+        unfit={"timestamp": (10**12, 0)},
     ),
     Case(type="dummy", meta=lambda seen: {}, arrived=_dummy_arrived),
     Case(

@@ -12,6 +12,8 @@ REGISTRY: Final[dict[str, str]] = {
     "csv": "tyk_pump.pumps.csv:CsvPump",
     "dummy": "tyk_pump.pumps.dummy:DummyPump",
     "graylog": "tyk_pump.pumps.graylog:GraylogPump",
+    "influx": "tyk_pump.pumps.influx:InfluxPump",
+    "influx2": "tyk_pump.pumps.influx2:Influx2Pump",
     "stdout": "tyk_pump.pumps.stdout:StdoutPump",
     "syslog": "tyk_pump.pumps.syslog:SyslogPump",
 }

@@ -109,6 +109,18 @@ def rfc3339(time: Time, zone: str = "") -> str:
     return head + _fraction(nanoseconds) + tail
 
 
+def rfc3339_any_year(time: Time, zone: str = "") -> str:
+    """Return a time as Go formats it outside of JSON, where each year has a form."""
+    try:
+        return rfc3339(time, zone)
+    except CodecError:
+        seconds, nanoseconds = time
+        shown = civil(seconds, zone)
+        year = f"{shown.year:04d}" if shown.year >= 0 else f"-{-shown.year:04d}"
+        date = f"{year}-{_TWO[shown.month]}-{_TWO[shown.day]}"
+        return f"{date}T{_clock(shown)}{_fraction(nanoseconds)}{_suffix(shown.offset)}"
+
+
 # Traffic comes in the order of time: nearly every look-up finds its minute here. Only
 # minutes that begin at second 0 of the zone's clock and have one offset are kept.
 _TEXTS: Final[dict[tuple[str, int], tuple[str, str]]] = {}
@@ -131,13 +143,16 @@ def _rfc_parts(seconds: int, zone: str) -> tuple[str, str]:
     if not 0 <= shown.year <= 9999:
         raise CodecError(f"the year {shown.year} of a time has no form in JSON")
     date = f"{shown.year:04d}-{_TWO[shown.month]}-{_TWO[shown.day]}"
-    head = f"{date}T{_clock(shown)}"
-    tail = "Z"
-    if shown.offset:
-        sign, hours, minutes = _offset(shown.offset)
-        tail = f"{sign}{hours}:{minutes}"
+    head, tail = f"{date}T{_clock(shown)}", _suffix(shown.offset)
     _keep(_STAMPS, seconds, zone, head, tail)
     return head, tail
+
+
+def _suffix(offset: int) -> str:
+    if not offset:
+        return "Z"
+    sign, hours, minutes = _offset(offset)
+    return f"{sign}{hours}:{minutes}"
 
 
 def _clock(shown: Civil) -> str:

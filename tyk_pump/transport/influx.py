@@ -1,0 +1,225 @@
+"""What both InfluxDB pumps share: options of points, sending them, reading refusals.
+
+A point is known by its series and its time: a later one replaces an earlier one. So a
+record's point has the record's own time to the millisecond, and in the six digits below
+the place of the record in its stream. Every attempt gives the same time, and writing a
+record again changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from tyk_pump.config.options import HttpOptions, doc
+from tyk_pump.errors import TransientError
+from tyk_pump.pumps.protocol import Batch
+from tyk_pump.record.line_protocol import Dialect, Lines, checked
+from tyk_pump.transport.bulk import Bulk, Part, Refused, TooLarge, Verdict
+from tyk_pump.transport.http import HttpClient, Reply, fault_of
+
+SLOTS: Final = 1_000_000
+"""Points of one series that a millisecond has room for."""
+_UNPARSED: Final = "unable to parse '"
+_DROPPED: Final = re.compile(r"dropped=(\d+)\s*$")
+
+
+class PointOptions(HttpOptions, frozen=True, kw_only=True):
+    """What of a record becomes a point, and how points are sent."""
+
+    address: Annotated[str, doc("URL of InfluxDB, a path included.", env="ADDR")] = ""
+    tags: Annotated[
+        list[str],
+        doc("Values of a record that are tags of its point; names as in `fields`."),
+    ] = []
+    point_time: Annotated[
+        str,
+        doc(
+            "Time of a point: `record`, the record's own, told apart below the "
+            "millisecond; or `write`, the pump's clock when it writes, as the "
+            "reference has it: points of one series may then replace each other.",
+            choices=("record", "write"),
+        ),
+    ] = "record"
+    batch_size: Annotated[int, doc("Most points in a request.", ge=1)] = 5000
+    batch_bytes: Annotated[
+        int, doc("Most bytes in a request, before compression.", ge=1024)
+    ] = 20_000_000
+    compress: Annotated[bool, doc("Send requests compressed with gzip.")] = False
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """The address is one."""
+        yield from super().faults()
+        if not self.address:
+            yield "address", "missing"
+        elif fault := fault_of(self.address):
+            yield "address", fault
+
+
+def unknown_names(
+    key: str, names: list[str], known: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield a fault for each name that no value of a record has."""
+    for at, name in enumerate(names):
+        if name not in known:
+            yield f"{key}[{at}]", f"{name!r} is none of {', '.join(known)}"
+
+
+class Points:
+    """Sends the records of a batch as points."""
+
+    def __init__(
+        self, options: PointOptions, fields: list[str], dialect: Dialect, tick: int
+    ) -> None:
+        """`tick` is the number of nanoseconds in a unit of the pump's clock."""
+        self._lines = Lines(dialect, fields, options.tags)
+        self.by_clock = options.point_time == "write"
+        self._tick = tick
+        self._compress = options.compress
+        self._bulk = Bulk(max_bytes=options.batch_bytes, max_count=options.batch_size)
+        reads = self._lines.fields
+        self.fields = tuple(dict.fromkeys((*reads, *self._timestamp())))
+        """The attributes of a record that are read."""
+
+    def send(self, batch: Batch, http: HttpClient, url: str) -> None:
+        """Return when every record has arrived, else raise a WriteError."""
+        line, records = self._lines.encode, batch.records
+        if self.by_clock:
+            tick = self._tick
+
+            def encode(_: Batch, index: int) -> bytes:
+                return line(records[index], time.time_ns() // tick)
+        else:
+            slot = slots(batch)
+
+            def encode(_: Batch, index: int) -> bytes:
+                seconds, rest = records[index].timestamp
+                start = (seconds * 1000 + rest // SLOTS) * SLOTS
+                return line(records[index], checked(start + slot(index)))
+
+        def post(part: Part) -> Verdict | None:
+            body = b"".join(part.items)
+            reply = http.post(url, body, headers=_HEADERS, gzip=self._compress)
+            return None if 200 <= reply.status < 300 else verdict(reply, part)
+
+        self._bulk.send(batch, encode, post)
+
+    def _timestamp(self) -> tuple[str, ...]:
+        return () if self.by_clock else ("timestamp",)
+
+
+_HEADERS: Final = {"Content-Type": "text/plain; charset=utf-8"}
+
+
+def slots(batch: Batch) -> Callable[[int], int]:
+    """Return what gives the slot of a record within its millisecond.
+
+    Positions follow each other in a stream, so of a million records in a row no two
+    have the same; each stream begins at another slot.
+    """
+    if batch.ids is None:
+        first, positions = _first_slot(batch.stream), batch.positions
+        return lambda index: (first + positions[index]) % SLOTS
+    ids = batch.ids
+    return lambda index: _slot_of(ids[index])
+
+
+def _first_slot(stream: str) -> int:
+    return zlib.crc32(stream.encode("utf-8", "surrogateescape"))
+
+
+def _slot_of(identity: str) -> int:
+    """Return the slot that a replayed record had in its own stream."""
+    stream, _, position = identity.rpartition(":")
+    if position.isascii() and position.isdigit():
+        return (_first_slot(stream) + int(position)) % SLOTS
+    return _first_slot(identity) % SLOTS
+
+
+def verdict(reply: Reply, part: Part) -> Verdict:
+    """Return what an answer that is no success says of the points of a part.
+
+    Raises Refused where it does not say which points it means.
+    """
+    if reply.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        raise TooLarge(reply.title)
+    said = _said(reply)
+    message = _message(said)
+    rejected = _numbered(said, part) or _quoted(message, part)
+    if rejected:
+        # Only so far is it sure that all others are in. To send them again does no
+        # harm: a point is written once, however often it is sent.
+        rest_is_in = (
+            message.startswith("partial write")
+            and _dropped(message) == 0
+            and message.count(_UNPARSED) == len(rejected)
+        )
+        others = [at for at in range(len(part)) if at not in rejected]
+        return Verdict(rejected, again=[] if rest_is_in else others)
+    reason = _shortened(message) or reply.title
+    if _dropped(message) == len(part):
+        return Verdict(dict.fromkeys(range(len(part)), reason))
+    raise Refused(reason)
+
+
+def _said(reply: Reply) -> dict[str, Any]:
+    try:
+        said = reply.json()
+    except TransientError:
+        return {}  # not InfluxDB's own answer: the status has to do
+    return said if isinstance(said, dict) else {}
+
+
+def _message(said: dict[str, Any]) -> str:
+    for key in ("error", "message"):
+        if isinstance(text := said.get(key), str):
+            return text
+    return ""
+
+
+def _numbered(said: dict[str, Any], part: Part) -> dict[int, str]:
+    """Return the lines that InfluxDB Cloud and 3 name by their number."""
+    found: dict[int, str] = {}
+    lines = said.get("data")
+    for one in lines if isinstance(lines, list) else [said]:
+        if not isinstance(one, dict):
+            continue
+        number = one.get("line_number", one.get("line"))
+        reason = one.get("error_message", one.get("message"))
+        if isinstance(number, int) and 1 <= number <= len(part):
+            found[number - 1] = _shortened(str(reason or "refused"))
+    return found
+
+
+def _quoted(message: str, part: Part) -> dict[int, str]:
+    """Return the lines that the message quotes, each with the reason behind it."""
+    if _UNPARSED not in message:
+        return {}
+    offsets: dict[str, list[int]] = {}
+    for at, item in enumerate(part.items):
+        offsets.setdefault(item[:-1].decode("utf-8", "replace"), []).append(at)
+    found: dict[int, str] = {}
+    for piece in message.split(_UNPARSED)[1:]:
+        # The line itself may have what stands behind a line.
+        end = piece.find("': ")
+        while end >= 0 and piece[:end] not in offsets:
+            end = piece.find("': ", end + 1)
+        if end >= 0:
+            reason = _DROPPED.sub("", piece[end + 3 :]).strip()
+            found.update(dict.fromkeys(offsets[piece[:end]], reason))
+    return found
+
+
+def _dropped(message: str) -> int | None:
+    found = _DROPPED.search(message)
+    return int(found[1]) if found else None
+
+
+def _shortened(message: str) -> str:
+    """Return a message without the lines that it quotes: they are the record."""
+    text = re.sub(r"unable to parse '.*': ", "unable to parse: ", message, flags=re.S)
+    return " ".join(text.split())[:300]
