@@ -28,6 +28,7 @@ NAMES = (
     "syslog",
     "influx",
     "influx2",
+    "elasticsearch",
 )
 """What is packed when no name is given: the parts that have tests."""
 

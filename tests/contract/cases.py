@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from tests.daemon.harness import csv_rows
+from tests.servers.cluster import ClusterServer, refused
 from tests.servers.http import Answer, Request
 from tests.servers.influx import Influx, Influx1, Influx2
 from tests.servers.receiver import TcpReceiver
@@ -176,7 +177,50 @@ def _syslog_arrived(seen: Seen) -> list[str]:
     return [line.partition("map[alias:")[2].partition(" ")[0] for line in lines]
 
 
+def _cluster(request: pytest.FixtureRequest) -> AbstractContextManager[Any]:
+    server = ClusterServer()
+    server.judge = lambda document: (
+        refused(400) if '"request_uri":"unfit"' in document.line else None
+    )
+    return server
+
+
+def _cluster_arrived(seen: Seen) -> list[str]:
+    return [document.source["alias"] for document in seen.server.documents]
+
+
+@contextlib.contextmanager
+def _cluster_broken(seen: Seen) -> Iterator[None]:
+    """The second request is not answered, and all that follow."""
+    http = seen.server.http
+    usual, first = http.respond, True
+
+    def respond(request: Request) -> Answer:
+        nonlocal first
+        if not first:
+            return Answer(hang_up=True)
+        first = False
+        return usual(request)  # type: ignore[no-any-return]
+
+    with http.answering(respond):
+        yield
+
+
 CASES = [
+    Case(
+        type="elasticsearch",
+        meta=lambda seen: {
+            "elasticsearch_url": seen.server.url,
+            "version": "7",
+            "bulk_config": {"bulk_actions": 30},
+        },
+        server=_cluster,
+        arrived=_cluster_arrived,
+        touched=lambda seen: bool(seen.server.http.requests),
+        broken=_cluster_broken,
+        once=True,
+        unfit={"path": "unfit"},
+    ),
     Case(
         type="csv",
         meta=lambda seen: {"csv_dir": str(seen.folder)},

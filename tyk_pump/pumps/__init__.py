@@ -11,6 +11,7 @@ from tyk_pump.pumps.protocol import RegisteredPump
 REGISTRY: Final[dict[str, str]] = {
     "csv": "tyk_pump.pumps.csv:CsvPump",
     "dummy": "tyk_pump.pumps.dummy:DummyPump",
+    "elasticsearch": "tyk_pump.pumps.elasticsearch:ElasticsearchPump",
     "graylog": "tyk_pump.pumps.graylog:GraylogPump",
     "influx": "tyk_pump.pumps.influx:InfluxPump",
     "influx2": "tyk_pump.pumps.influx2:Influx2Pump",

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import binascii
+import re
+from typing import Final
+
+_SOUND: Final = re.compile(
+    "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
+)
 
 
 def decoded(text: str) -> str:
@@ -15,3 +21,11 @@ def decoded(text: str) -> str:
     except ValueError:
         return text
     return data.decode("utf-8", "surrogateescape")
+
+
+def decoded_part(text: str) -> str:
+    """Return what a text means in base64, up to where it stops being any."""
+    plain = text.replace("\n", "").replace("\r", "")
+    sound = _SOUND.match(plain)
+    assert sound is not None
+    return binascii.a2b_base64(sound[0]).decode("utf-8", "surrogateescape")

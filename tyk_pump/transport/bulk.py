@@ -67,17 +67,19 @@ class Bulk:
         self,
         *,
         max_bytes: int,
+        flush_bytes: int | None = None,
         max_count: int | None = None,
         workers: int = 1,
         overhead: int = 0,
         size: Callable[[Any], int] = len,
     ) -> None:
-        """`overhead` bytes stand around the items of a part.
+        """No part has more than `max_bytes`, and none of several records more than
+        `flush_bytes`. `overhead` bytes stand around the items of a part.
 
         More than one worker sends parts side by side, in no order.
         """
         self._max_bytes = max_bytes
-        self._learnt = max_bytes
+        self._learnt = min(max_bytes, flush_bytes or max_bytes)
         self._max_count = max_count or 2**31
         self._overhead = overhead
         self._size = size

@@ -10,6 +10,7 @@ from __future__ import annotations
 import email.utils
 import re
 import time
+import warnings
 import zlib
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
@@ -32,6 +33,10 @@ PASSING: Final = frozenset({408, 425, 429})
 CONNECT_SECONDS: Final = 10.0
 LARGEST_ANSWER: Final = 64 * 1024 * 1024
 _EXCERPT: Final = 300
+
+
+class Unreachable(TransientError):
+    """No answer came: no connection, silence, or an answer that broke off."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -143,7 +148,7 @@ class HttpClient:
             urllib3.exceptions.HTTPError,
             OSError,
         ) as exc:
-            raise TransientError(f"{place(url)}: {_cause(exc)}") from exc
+            raise Unreachable(f"{place(url)}: {_cause(exc)}") from exc
         if reply.status not in accept:
             _raise_for(reply, url)
         return reply
@@ -168,6 +173,9 @@ class _Adapter(HTTPAdapter):
         self._tls: dict[str, Any] = {"ssl_context": tls.context(options)}
         if options.ssl_server_name:
             self._tls["server_hostname"] = options.ssl_server_name
+        if options.ssl_insecure_skip_verify:
+            # The operator's word; no reminder beside each request.
+            warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
         super().__init__(pool_connections=connections, pool_maxsize=connections)
 
     def build_connection_pool_key_attributes(
