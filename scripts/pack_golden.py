@@ -29,6 +29,7 @@ NAMES = (
     "influx",
     "influx2",
     "elasticsearch",
+    "splunk",
 )
 """What is packed when no name is given: the parts that have tests."""
 

@@ -18,10 +18,12 @@ import msgspec
 import pytest
 
 from tests.daemon.harness import csv_rows
+from tests.servers import splunk
 from tests.servers.cluster import ClusterServer, refused
 from tests.servers.http import Answer, Request
 from tests.servers.influx import Influx, Influx1, Influx2
 from tests.servers.receiver import TcpReceiver
+from tests.servers.splunk import Collector
 
 FAULTY = "tests.faults.plugins.faulty_pump:FaultyPump"
 STDOUT = 1
@@ -206,6 +208,33 @@ def _cluster_broken(seen: Seen) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _splunk(request: pytest.FixtureRequest) -> Iterator[Collector]:
+    with Collector(authority=request.getfixturevalue("authority")) as made:
+        made.refuses = lambda event: event["event"]["method"] == "UNFIT"
+        yield made
+
+
+def _splunk_meta(seen: Seen) -> dict[str, Any]:
+    return {
+        "collector_url": seen.server.url,
+        "collector_token": splunk.TOKEN,
+        "ssl_ca_file": str(seen.server.http.authority.ca_file),
+        "fields": ["alias", "method", "raw_request"],
+        "enable_batch": True,
+        "batch_max_content_length": 10_000,
+    }
+
+
+@contextlib.contextmanager
+def _splunk_broken(seen: Seen) -> Iterator[None]:
+    seen.server.room = 1
+    try:
+        yield
+    finally:
+        seen.server.room = None
+
+
 CASES = [
     Case(
         type="elasticsearch",
@@ -227,6 +256,15 @@ CASES = [
         arrived=_csv_arrived,
         broken=_csv_broken,
         once=True,
+    ),
+    Case(
+        type="splunk",
+        server=_splunk,
+        meta=_splunk_meta,
+        arrived=lambda seen: seen.server.values("alias"),
+        touched=lambda seen: bool(seen.server.http.requests),
+        broken=_splunk_broken,
+        unfit={"method": "UNFIT"},
     ),
     Case(
         type="stdout",

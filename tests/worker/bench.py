@@ -50,6 +50,10 @@ class End:
     def answer(self, message: outcome.Message) -> None:
         self.answers.append(outcome.decode(outcome.encode(message)))
 
+    def stop(self) -> None:
+        """Tell the worker to stop."""
+        self.slot[channel.STOP] = 1
+
     @property
     def outcomes(self) -> list[outcome.Outcome]:
         return [a for a in self.answers if isinstance(a, outcome.Outcome)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import certifi
 
 from tyk_pump.config.options import TlsOptions
 from tyk_pump.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def context(options: TlsOptions) -> ssl.SSLContext:
@@ -25,6 +28,7 @@ def context(options: TlsOptions) -> ssl.SSLContext:
     if options.ssl_cert_file:
         _present(made, options.ssl_cert_file, options.ssl_key_file)
     if options.ssl_insecure_skip_verify:
+        log.warning("the server's certificate is not checked")
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
     return made
