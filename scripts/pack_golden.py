@@ -25,6 +25,7 @@ NAMES = (
     "dummy",
     "preprocess",
     "graylog",
+    "moesif",
     "syslog",
     "influx",
     "influx2",

@@ -22,6 +22,7 @@ from tests.servers import splunk
 from tests.servers.cluster import ClusterServer, refused
 from tests.servers.http import Answer, Request
 from tests.servers.influx import Influx, Influx1, Influx2
+from tests.servers.moesif import Moesif
 from tests.servers.receiver import TcpReceiver
 from tests.servers.splunk import Collector
 
@@ -235,6 +236,33 @@ def _splunk_broken(seen: Seen) -> Iterator[None]:
         seen.server.room = None
 
 
+def _moesif_meta(seen: Seen) -> dict[str, Any]:
+    server: Moesif = seen.server
+    return {
+        "application_id": "app-1",
+        "enable_bulk": True,
+        "bulk_config": {"api_endpoint": server.url, "batch_size": 30},
+    }
+
+
+def _moesif_arrived(seen: Seen) -> list[str]:
+    return [event["user_id"] for event in seen.server.events]
+
+
+@contextlib.contextmanager
+def _moesif_broken(seen: Seen) -> Iterator[None]:
+    """One batch is taken, then Moesif is away."""
+    server: Moesif = seen.server
+    first = len(server.asked("POST"))
+    server.before = lambda request: (
+        Answer(503) if len(server.asked("POST")) > first + 1 else None
+    )
+    try:
+        yield
+    finally:
+        server.before = lambda request: None
+
+
 CASES = [
     Case(
         type="elasticsearch",
@@ -265,6 +293,17 @@ CASES = [
         touched=lambda seen: bool(seen.server.http.requests),
         broken=_splunk_broken,
         unfit={"method": "UNFIT"},
+    ),
+    Case(
+        type="moesif",
+        # A test makes up an application id.
+        server=lambda request: Moesif(application_id=None),
+        meta=_moesif_meta,
+        arrived=_moesif_arrived,
+        touched=lambda seen: bool(seen.server.http.requests),
+        broken=_moesif_broken,
+        once=True,
+        unfit={"timestamp": (10**12, 0)},
     ),
     Case(
         type="stdout",

@@ -221,6 +221,14 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     tunnel = ""
+    _wrapped: ssl.SSLSocket | None = None
+
+    def finish(self) -> None:
+        """Close the tunnel's end too."""
+        super().finish()
+        if self._wrapped is not None:
+            self._owner().dropped(self._wrapped)
+            self._wrapped.close()
 
     def handle_one_request(self) -> None:
         """Read a request of any method."""
@@ -248,10 +256,12 @@ class _Handler(BaseHTTPRequestHandler):
         except (OSError, ssl.SSLError):
             self.close_connection = True
             return
-        self.connection = wrapped
+        self.connection = self._wrapped = wrapped
         self.rfile = wrapped.makefile("rb")
         self.wfile = wrapped.makefile("wb", buffering=0)  # type: ignore[assignment]
         self.tunnel = tunnel
+        # An older client asks for the tunnel by HTTP/1.0, and means to use it.
+        self.close_connection = False
         owner.holds(wrapped)
 
     def _body(self) -> bytes:

@@ -327,6 +327,8 @@ def _shape(field: Field) -> dict[str, Any]:
         return {"type": ["object", "null"], "additionalProperties": inner}
     if field.seconds:
         return {"type": ["number", "string", "null"], **_limits(field)}
+    if field.numeral:
+        return {"type": ["integer", "string", "null"], **_limits(field)}
     return {**_kind(field.base), **_limits(field)}
 
 

@@ -48,6 +48,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...]
     example: Any
     seconds: bool
+    numeral: bool
     limits: tuple[tuple[str, float], ...]
 
     def nested(self) -> type[Options] | None:
@@ -115,6 +116,7 @@ def _field(info: msgspec.structs.FieldInfo) -> Field:
         choices=extra.get("choices", ()),
         example=extra.get("example"),
         seconds=bool(extra.get("seconds")),
+        numeral=bool(extra.get("numeral")),
         limits=tuple(limits),
     )
 
@@ -151,6 +153,8 @@ def _prepared(field: Field, value: Any) -> Any:
     """Whole numbers may be written 5.0, durations "1m30s"."""
     if field.seconds and isinstance(value, str):
         return duration(value)
+    if field.numeral and isinstance(value, str):
+        return _numeral(value)
     if field.base is int:
         return _whole(value)
     if field.base == list[int] and isinstance(value, list):
@@ -162,6 +166,12 @@ def _whole(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def _numeral(text: str) -> int:
+    if not re.fullmatch(r"-?\d{1,18}", text.strip(), re.ASCII):
+        raise Wrong("expected a whole number, also as a text")
+    return int(text)
 
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}

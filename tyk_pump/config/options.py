@@ -24,12 +24,14 @@ def doc(
     env: str | None = None,
     aliases: Sequence[str] = (),
     choices: Sequence[str] = (),
+    numeral: bool = False,
 ) -> msgspec.Meta:
     """Describe an option.
 
     `env` is the last part of its environment name where that is not the key in capitals
     without underscores. `aliases` are older spellings of the key. `choices` are the
-    accepted texts, compared without case; the empty text stands for the default.
+    accepted texts, compared without case; the empty text stands for the default. A
+    `numeral` is a whole number that the file may also hold as a text.
     """
     extra: dict[str, Any] = {"doc": True}
     if env is not None:
@@ -40,6 +42,8 @@ def doc(
         extra["choices"] = tuple(choices)
     if example is not None:
         extra["example"] = example
+    if numeral:
+        extra["numeral"] = True
     limits: dict[str, Any] = {"gt": gt, "ge": ge, "le": le, "min_length": min_length}
     given = {name: limit for name, limit in limits.items() if limit is not None}
     meta: msgspec.Meta = msgspec.Meta(description=text, extra=extra, **given)

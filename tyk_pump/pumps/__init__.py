@@ -16,6 +16,7 @@ REGISTRY: Final[dict[str, str]] = {
     "influx": "tyk_pump.pumps.influx:InfluxPump",
     "influx2": "tyk_pump.pumps.influx2:Influx2Pump",
     "splunk": "tyk_pump.pumps.splunk:SplunkPump",
+    "moesif": "tyk_pump.pumps.moesif:MoesifPump",
     "stdout": "tyk_pump.pumps.stdout:StdoutPump",
     "syslog": "tyk_pump.pumps.syslog:SyslogPump",
 }

@@ -13,14 +13,23 @@ _SOUND: Final = re.compile(
 
 def decoded(text: str) -> str:
     """Return what a text means in base64, or itself where it is none."""
-    plain = text
+    data = _data(text)
+    return text if data is None else data.decode("utf-8", "surrogateescape")
+
+
+def decoded_bytes(text: str) -> bytes:
+    """Return the bytes that a text means in base64, or its own where it is none."""
+    data = _data(text)
+    return text.encode("utf-8", "surrogateescape") if data is None else data
+
+
+def _data(text: str) -> bytes | None:
     if "\n" in text or "\r" in text:
-        plain = text.replace("\n", "").replace("\r", "")
+        text = text.replace("\n", "").replace("\r", "")
     try:
-        data = binascii.a2b_base64(plain, strict_mode=True)
+        return binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
-        return text
-    return data.decode("utf-8", "surrogateescape")
+        return None
 
 
 def decoded_part(text: str) -> str:

@@ -55,7 +55,8 @@ class TooLarge(Refused):
 
 
 Encode = Callable[[Batch, int], Any]
-"""Makes the item of the record with this index; CodecError refuses the record."""
+"""Makes the item of the record with this index; None where there is nothing to send,
+and the record is settled; CodecError refuses the record."""
 Post = Callable[[Part], Verdict | None]
 """Sends a part; None = all of it has arrived."""
 
@@ -113,6 +114,9 @@ class Bulk:
                 item = encode(batch, index)
             except CodecError as exc:
                 outcome.rejected[index] = str(exc)
+                continue
+            if item is None:
+                outcome.settled(index)
                 continue
             size = self._size(item)
             if size + self._overhead > self._max_bytes:
@@ -202,6 +206,10 @@ class _Outcome:
         self._open = [True] * count
         self._reasons: list[str] = []
         self._retry_after: float | None = None
+
+    def settled(self, index: int) -> None:
+        """Nothing of this record is to be sent."""
+        self._open[index] = False
 
     def arrived(self, part: Part) -> None:
         """All of a part have arrived."""
