@@ -396,7 +396,7 @@ def test_no_bulk_errors(run_case: Runner) -> None:
 
     done = run_case(CASES["v7-no-bulk-errors"], script)
     assert done.delivered.refused == {
-        "traffic-2": "mapper_parsing_exception: failed to parse"
+        "traffic-2": "400 Bad Request: mapper_parsing_exception: failed to parse"
     }
     right = [placed for request in captured("v7-no-bulk-errors") for placed in request]
     del right[2]

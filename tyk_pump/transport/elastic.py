@@ -46,12 +46,19 @@ _OPERATORS: Final = frozenset(
     }
 )
 """Errors of status 400 that somebody has to mend outside the records."""
+# Only beginnings are compared: further on a client's own words may stand.
 _OPERATORS_WORDS: Final = re.compile(
-    r"data stream|write index|alias|more than 1 type|pipeline with id|\[_type\]"
+    r"illegal_argument_exception: (?:"
+    r"no write index is defined|alias \[[^\]]*\] has more than one ind"
+    r"|only write ops with an op_type of create are allowed in data streams"
+    r"|rejecting mapping update to \[[^\]]*\] as the final mapping would have more"
+    r"|pipeline with id \[[^\]]*\] does not exist)",
+    re.IGNORECASE,
 )
 _DIALECT: Final = re.compile(
-    r"_type|type is missing|types? removal|action.?/?metadata|unknown parameter"
-    r"|explicit index|compatible-with|media.?type|content-type",
+    r"action_request_validation_exception|media_type_header_exception"
+    r"|illegal_argument_exception: (?:action/metadata line|explicit index)"
+    r"|no handler found|content-type header",
     re.IGNORECASE,
 )
 
@@ -138,7 +145,8 @@ class Cluster:
             return True
         if reply.status == 400 and b"already exists" in reply.body:
             return False
-        raise TransientError(f"index template {name}: {reply.reason}")
+        error = _words(_object(reply).get("error")) or reply.reason
+        raise TransientError(f"index template {name}: {error}")
 
     def post_bulk(self, part: Part) -> None:
         """Send actions and documents, lines that are ready; None when all are in."""
@@ -163,13 +171,8 @@ class Cluster:
         reply = self._request("PUT", path, body, headers=headers, accept=(409,))
         if reply.status == 409:
             return
-        if reply.status == 413:
-            raise TooLarge(reply.reason)
         if reply.status not in _OK:
-            error = _object(reply).get("error")
-            if error is None or reply.status != 400 or _is_operators(error):
-                raise self._refusal(reply)
-            raise RejectedRecords(_words(error))
+            raise self._refusal(reply)
         if not _decoded(_decode_document, reply).id:
             raise TransientError(f"no document is named in the answer: {reply.reason}")
 
@@ -197,17 +200,20 @@ class Cluster:
 
     def _refusal(self, reply: Reply) -> Exception:
         """Return what an answer means that refuses a request as a whole."""
+        error = _object(reply).get("error")
+        words = _words(error)
+        reason = f"{reply.title}: {words}" if words else reply.reason
         if reply.status == 413:
-            return TooLarge(reply.reason)
-        if _DIALECT.search(reply.reason):
+            return TooLarge(reason)
+        if _DIALECT.match(words):
             version = self._version
             if self._asked:
                 self._version = ""  # it may be another server by now
             hint = f"it does not take the form of version {version}, see `version`"
-            return TransientError(f"{reply.reason} ({hint})")
-        if reply.status == 400:
-            return Refused(reply.reason)
-        return TransientError(reply.reason)
+            return TransientError(f"{reason} ({hint})")
+        if reply.status == 400 and not _is_operators(error):
+            return Refused(reason)
+        return TransientError(reason)
 
     def _sniff(self) -> None:
         self._sniff_at = self._clock() + SNIFF_SECONDS
@@ -258,9 +264,7 @@ def _judge(answer: _Bulk) -> None:
 
 def _is_operators(error: Any) -> bool:
     kind = error.get("type") if isinstance(error, dict) else ""
-    if kind == "illegal_argument_exception":
-        return _OPERATORS_WORDS.search(_words(error)) is not None
-    return kind in _OPERATORS
+    return kind in _OPERATORS or _OPERATORS_WORDS.match(_words(error)) is not None
 
 
 def _words(error: Any) -> str:
