@@ -31,6 +31,8 @@ NAMES = (
     "influx2",
     "elasticsearch",
     "splunk",
+    "logzio",
+    "segment",
 )
 """What is packed when no name is given: the parts that have tests."""
 

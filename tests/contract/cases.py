@@ -18,9 +18,9 @@ import msgspec
 import pytest
 
 from tests.daemon.harness import csv_rows
-from tests.servers import splunk
+from tests.servers import logzio, segment, splunk
 from tests.servers.cluster import ClusterServer, refused
-from tests.servers.http import Answer, Request
+from tests.servers.http import Answer, HttpServer, Request
 from tests.servers.influx import Influx, Influx1, Influx2
 from tests.servers.moesif import Moesif
 from tests.servers.receiver import TcpReceiver
@@ -64,7 +64,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     meta: Callable[[Seen], dict[str, Any]]
     """Makes the options; the folder is empty and the test's own."""
     arrived: Callable[[Seen], list[str]]
-    """Aliases of what has arrived, in order; "" where names are not kept."""
+    """Names of what has arrived, in order, by alias or the API's name; "" where
+    neither is kept."""
     server: Server | None = None
     """Starts what stands in for the back end; `seen.server` holds it meanwhile."""
     touched: Callable[[Seen], bool] = lambda seen: any(seen.folder.iterdir())
@@ -263,6 +264,31 @@ def _moesif_broken(seen: Seen) -> Iterator[None]:
         server.before = lambda request: None
 
 
+@contextlib.contextmanager
+def refusing(server: HttpServer) -> Iterator[None]:
+    """While this lasts the server has no time."""
+    with server.answering(lambda request: Answer(503, b"busy")):
+        yield
+
+
+def _listener(request: pytest.FixtureRequest) -> logzio.Listener:
+    return logzio.Listener(request.getfixturevalue("authority"))
+
+
+def _segment(request: pytest.FixtureRequest) -> segment.Api:
+    return segment.Api(request.getfixturevalue("authority"))
+
+
+def asked(seen: Seen) -> bool:
+    """Whether a request has been made."""
+    return bool(seen.server.requests)
+
+
+def trusting(seen: Seen) -> dict[str, Any]:
+    """Return the option that makes a pump believe the test's authority."""
+    return {"ssl_ca_file": str(seen.server.authority.ca_file)}
+
+
 CASES = [
     Case(
         type="elasticsearch",
@@ -348,7 +374,7 @@ CASES = [
             "password": "pw",
             "batch_size": 30,
         },
-        arrived=lambda seen: ["" for _ in seen.server.points],
+        arrived=lambda seen: [p.fields["api_name"] for p in seen.server.points],
         touched=lambda seen: bool(seen.server.http.requests),
         broken=_influx_broken,
         once=True,
@@ -364,13 +390,43 @@ CASES = [
             "bucket": "tyk",
             "batch_size": 30,
         },
-        arrived=lambda seen: ["" for _ in seen.server.points],
+        arrived=lambda seen: [p.fields["api_name"] for p in seen.server.points],
         touched=lambda seen: bool(seen.server.http.requests),
         broken=_influx_broken,
         once=True,
         unfit={"timestamp": (10**12, 0)},
     ),
     Case(type="dummy", meta=lambda seen: {}, arrived=_dummy_arrived),
+    Case(
+        type="logzio",
+        server=_listener,
+        meta=lambda seen: {
+            "url": seen.server.url,
+            "token": logzio.TOKEN,
+            **trusting(seen),
+        },
+        arrived=lambda seen: [d["api_name"] for d in seen.server.documents],
+        touched=asked,
+        broken=lambda seen: refusing(seen.server),
+        unfit={"path": "/unfit"},
+        exact=False,
+    ),
+    Case(
+        type="segment",
+        server=_segment,
+        meta=lambda seen: {
+            "segment_url": seen.server.url,
+            "segment_write_key": segment.KEY,
+            **trusting(seen),
+        },
+        arrived=lambda seen: [
+            event["properties"]["alias"] for event in seen.server.events.values()
+        ],
+        touched=asked,
+        broken=lambda seen: refusing(seen.server),
+        unfit={"path": "unfit"},
+        once=True,
+    ),
     Case(
         type="faulty",
         meta=lambda seen: {"folder": str(seen.folder), "reject": ["unfit"]},

@@ -131,7 +131,7 @@ class Case(msgspec.Struct, frozen=True):
         if "batches" in self.about:
             names: Sequence[str] = [n for batch in self.about["batches"] for n in batch]
         else:
-            names = self.about.get("names", list(known))
+            names = self.about.get("names", list(known)) * self.about.get("repeat", 1)
         excluded = set(self.about.get("exclude", ()))
         key = BASE if self.codec == "msgpack" else f"{BASE}_protobuf"
         return [

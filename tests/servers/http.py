@@ -17,7 +17,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -103,8 +103,10 @@ class HttpServer:
         *,
         authority: Authority | None = None,
         demand_certificate: bool = False,
+        plain: bool = False,
     ) -> None:
-        """With an authority it speaks TLS, with a certificate for 127.0.0.1."""
+        """With an authority it speaks TLS, with a certificate for 127.0.0.1; if it is
+        `plain` all the same, in the tunnels through it only."""
         self.respond: Respond = respond or (lambda request: Answer())
         self.requests: list[Request] = []
         self.tunnels: list[str] = []
@@ -114,7 +116,7 @@ class HttpServer:
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self._demand = demand_certificate
-        self._tls = bool(authority)
+        self._tls = authority is not None and not plain
         self.port = 0
         self._server: _Listener | None = None
         self.restart()
@@ -124,7 +126,7 @@ class HttpServer:
         """Return the address without a path."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> HttpServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

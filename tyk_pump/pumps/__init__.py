@@ -15,8 +15,10 @@ REGISTRY: Final[dict[str, str]] = {
     "graylog": "tyk_pump.pumps.graylog:GraylogPump",
     "influx": "tyk_pump.pumps.influx:InfluxPump",
     "influx2": "tyk_pump.pumps.influx2:Influx2Pump",
-    "splunk": "tyk_pump.pumps.splunk:SplunkPump",
+    "logzio": "tyk_pump.pumps.logzio:LogzioPump",
     "moesif": "tyk_pump.pumps.moesif:MoesifPump",
+    "segment": "tyk_pump.pumps.segment:SegmentPump",
+    "splunk": "tyk_pump.pumps.splunk:SplunkPump",
     "stdout": "tyk_pump.pumps.stdout:StdoutPump",
     "syslog": "tyk_pump.pumps.syslog:SyslogPump",
 }

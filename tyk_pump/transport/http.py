@@ -8,6 +8,7 @@ is returned, and the pump decides what it means.
 from __future__ import annotations
 
 import email.utils
+import logging
 import re
 import time
 import warnings
@@ -27,6 +28,9 @@ from tyk_pump import __version__
 from tyk_pump.config.options import TlsOptions
 from tyk_pump.errors import ConfigError, TransientError
 from tyk_pump.transport import tls
+
+# It logs every request line, and a query may hold a token.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 OPERATORS_FAULT: Final = frozenset({401, 402, 403, 404, 405, 407, 410, 421, 451})
 """Statuses that somebody has to mend outside the records."""
