@@ -248,6 +248,8 @@ def test_header_masks_in_any_case(server: Moesif, made: Make) -> None:
         (b'{"s":1,"e":1E400}', b'{"e":1E400,"s":"*****"}'),
         (b'{"s":1,"t":"<\xff\\ud800"}', b'{"s":"*****","t":"\\u003c\\ufffd\\ufffd"}'),
         (b'{"S": 1,  "n": 2}', b'{"S": 1,  "n": 2}'),
+        (b'{"\\u0073": 1,  "n": 2}', b'{"n":2,"s":"*****"}'),
+        (b'{"x": "a s", "n": 2}', b'{"x": "a s", "n": 2}'),
         (b"s=1&t=2", b"s=1&t=2"),
         (b'{"s": NaN}', b'{"s": NaN}'),
         (b'{"s": 1', b'{"s": 1'),

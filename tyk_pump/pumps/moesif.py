@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import json
 import logging
+import re
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from hashlib import sha1
@@ -44,6 +45,8 @@ _REFUSED: Final = frozenset({400, 422})
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "tyk-pump:record").bytes
 _RANGE: Final = 2.0**64 / 100
 _BLANK_LINE: Final = b"\r\n\r\n"
+_EMPTY_LINE: Final = re.compile(r"\n\r?\n")
+_HEADER: Final = re.compile(r"^([^:\n]*):(.*)", re.MULTILINE)
 
 
 class BulkConfig(Options, frozen=True, kw_only=True):
@@ -390,8 +393,9 @@ class MoesifPump:
             return None
         record = batch.records[index]
         options = self._options
-        target, asked, body = _parts(record.raw_request)
-        _, answered, answer = _parts(record.raw_response)
+        head, body = _parts(record.raw_request)
+        back, answer = _parts(record.raw_response)
+        asked, answered = _headers(head), _headers(back)
         if self._request_masks:
             _mask(asked, self._request_masks)
         if self._response_masks:
@@ -406,7 +410,7 @@ class MoesifPump:
         capture = not options.disable_capture_request_body
         request = _Request(
             rfc3339(record.timestamp, "UTC"),
-            self._uri(record, target, asked),
+            self._uri(record, _target(head, body), asked),
             record.method,
             asked,
             record.api_version,
@@ -504,27 +508,38 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _parts(raw: str) -> tuple[str, dict[str, str], bytes | None]:
-    """Return the target, the headers and the body of a request or response.
+def _parts(raw: str) -> tuple[str, bytes | None]:
+    """Return head and body of a request or response.
 
-    The target is empty where there is no request line; the body is None where no empty
-    line stands before it.
+    The body is None where no empty line stands before it.
     """
     if not raw:
-        return "", {}, None
+        return "", None
     head, blank, body = decoded_bytes(raw).partition(_BLANK_LINE)
-    lines = head.decode("utf-8", "surrogateescape").split("\n")
-    words = lines[0].split()
-    # Without the line's end, what looks like a request may be anything.
-    whole = len(words) > 2 and (blank or lines[0].endswith("\r"))
-    headers = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            headers[name.lower()] = value.strip()
-        elif not line.strip():
-            break
-    return words[1] if whole else "", headers, body if blank else None
+    text = head.decode("utf-8", "surrogateescape")
+    # Bare line feeds: what stands behind the first empty line is no header.
+    if "\n\n" in text or "\n\r\n" in text:
+        text = _EMPTY_LINE.split(text, maxsplit=1)[0]
+    return text, body if blank else None
+
+
+def _target(head: str, body: bytes | None) -> str:
+    """Return the target of a request line, nothing where there is none."""
+    line, end, _ = head.partition("\n")
+    if body is None and not (end and line.endswith("\r")):
+        # Without the line's end, what looks like a request may be anything.
+        return ""
+    words = line.split()
+    return words[1] if len(words) > 2 else ""
+
+
+def _headers(head: str) -> dict[str, str]:
+    """Return the headers, names in small letters; of a repeated one the last."""
+    start = head.find("\n") + 1
+    if not start:
+        return {}
+    found = _HEADER.findall(head, start)
+    return {name.lower(): value.strip() for name, value in found}
 
 
 def _mask(headers: dict[str, str], names: frozenset[str]) -> None:
@@ -543,6 +558,9 @@ def _shown(body: bytes | None, keys: frozenset[str]) -> str | None:
 
 def masked_body(body: bytes, keys: frozenset[str]) -> bytes:
     """Return a body with the values of these keys masked; as it is if none is there."""
+    # An escape may hide the letters of a key.
+    if b"\\" not in body and not any(key.encode() in body for key in keys):
+        return body
     text = body.decode("utf-8", "surrogateescape")
     try:
         value = json.loads(
