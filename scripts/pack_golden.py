@@ -33,6 +33,7 @@ NAMES = (
     "splunk",
     "logzio",
     "segment",
+    "kafka",
 )
 """What is packed when no name is given: the parts that have tests."""
 

@@ -15,7 +15,7 @@ import pytest
 from tests.servers import elastic, kafka, tls
 from tests.servers.elastic import Elastic, ElasticServer
 from tests.servers.front import Front
-from tests.servers.kafka import Kafka, KafkaServer
+from tests.servers.kafka import Kafka, KafkaServer, ProxiedKafka
 from tests.servers.redis import Factory, RedisServer, cluster
 from tests.servers.shared import shared
 
@@ -95,6 +95,16 @@ def make_kafka(
             return server
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def proxied_kafka(
+    tmp_path_factory: pytest.TempPathFactory, authority: tls.Authority
+) -> Iterator[ProxiedKafka]:
+    """A broker of this worker behind a proxy, for faults; leave it healed."""
+    folder = tmp_path_factory.mktemp("proxied-kafka")
+    with contextlib.closing(ProxiedKafka(folder, authority)) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -117,7 +117,7 @@ def setup(format: str = "text", level: str = "") -> None:
     root.addHandler(handler)
     root.setLevel(number)
     # Drivers say at debug level what they send, bodies and credentials included.
-    for name in ("urllib3", "redis", "waitress"):
+    for name in ("kafka", "urllib3", "redis", "waitress"):
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     # What would only repeat our own lines about a refused or slow connection.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)

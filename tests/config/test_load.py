@@ -61,7 +61,7 @@ def test_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "fault"),
     [
-        ("purge_delay", "10", "purge_delay: expected seconds, or a text with units"),
+        ("purge_delay", "ten", "purge_delay: expected seconds, or a text with units"),
         ("purge_delay", -1, "purge_delay: expected float >= 0"),
         ("purge_chunk", -3, "purge_chunk: expected int >= -1"),
         ("purge_chunk", 1.5, "purge_chunk: expected int, got float"),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -22,6 +23,7 @@ from tests.servers import logzio, segment, splunk
 from tests.servers.cluster import ClusterServer, refused
 from tests.servers.http import Answer, HttpServer, Request
 from tests.servers.influx import Influx, Influx1, Influx2
+from tests.servers.kafka import ProxiedKafka, topic_name
 from tests.servers.moesif import Moesif
 from tests.servers.receiver import TcpReceiver
 from tests.servers.splunk import Collector
@@ -289,6 +291,37 @@ def trusting(seen: Seen) -> dict[str, Any]:
     return {"ssl_ca_file": str(seen.server.authority.ca_file)}
 
 
+class _KafkaTopic(NamedTuple):
+    """A topic of a broker behind a proxy."""
+
+    kafka: ProxiedKafka
+    name: str
+
+    def aliases(self) -> list[str]:
+        found = self.kafka.all_messages(self.name)
+        return [json.loads(message.value)["alias"] for message in found]
+
+
+@contextlib.contextmanager
+def _kafka_topic(request: pytest.FixtureRequest) -> Iterator[_KafkaTopic]:
+    kafka: ProxiedKafka = request.getfixturevalue("proxied_kafka")
+    name = topic_name(f"contract-{request.node.name}")
+    # What kafka-python has to say here, byte by byte, would bury everything.
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    kafka.create_topic(name)
+    yield _KafkaTopic(kafka, name)
+
+
+@contextlib.contextmanager
+def _kafka_broken(seen: Seen) -> Iterator[None]:
+    proxy = seen.server.kafka.proxy
+    proxy.cut_after(20_000)
+    try:
+        yield
+    finally:
+        proxy.heal()
+
+
 CASES = [
     Case(
         type="elasticsearch",
@@ -394,6 +427,18 @@ CASES = [
         touched=lambda seen: bool(seen.server.http.requests),
         broken=_influx_broken,
         once=True,
+    ),
+    Case(
+        type="kafka",
+        server=_kafka_topic,
+        meta=lambda seen: {
+            "broker": [seen.server.kafka.plaintext],
+            "topic": seen.server.name,
+            "batch_bytes": 8000,
+        },
+        arrived=lambda seen: seen.server.aliases(),
+        touched=lambda seen: bool(seen.server.aliases()),
+        broken=_kafka_broken,
         unfit={"timestamp": (10**12, 0)},
     ),
     Case(type="dummy", meta=lambda seen: {}, arrived=_dummy_arrived),

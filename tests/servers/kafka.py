@@ -13,6 +13,7 @@ from tests.servers import free_port
 from tests.servers.artefacts import found
 from tests.servers.java import KAFKA
 from tests.servers.process import Process, listening
+from tests.servers.proxy import Proxy
 from tests.servers.shared import Facts
 from tests.servers.tls import Authority
 
@@ -78,6 +79,28 @@ class Kafka:
         admin = KafkaAdminClient(bootstrap_servers=self.plaintext)
         with contextlib.closing(admin):
             admin.create_topics([topic], wait_for_metadata=True)
+        # The leaders take records a moment after they are named: asked for the ends
+        # of their partitions, kafka-python waits for them.
+        self.all_messages(name)
+
+    def all_messages(self, topic: str) -> list[Any]:
+        """Return what a topic has now, partition by partition."""
+        from kafka import KafkaConsumer, TopicPartition
+
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.plaintext, allow_auto_create_topics=False
+        )
+        with contextlib.closing(consumer):
+            numbers = sorted(consumer.partitions_for_topic(topic) or ())
+            partitions = [TopicPartition(topic, number) for number in numbers]
+            consumer.assign(partitions)
+            ends = consumer.end_offsets(partitions)
+            consumer.seek_to_beginning(*partitions)
+            found: dict[Any, list[Any]] = {one: [] for one in partitions}
+            while any(consumer.position(one) < ends[one] for one in partitions):
+                for one, some in consumer.poll(timeout_ms=1000).items():
+                    found[one] += some
+        return [message for one in partitions for message in found[one]]
 
     def messages(self, topic: str, count: int, seconds: float = 20.0) -> list[Any]:
         """Return the first messages of a topic; fewer when no more come in time."""
@@ -211,6 +234,26 @@ class KafkaServer(Kafka):
         """End it, unless it is, and start it again."""
         self.stop()
         self.start()
+
+
+class ProxiedKafka(KafkaServer):
+    """A broker whose plain listener is only to be reached through a proxy."""
+
+    def __init__(self, folder: Path, authority: Authority, **options: Any) -> None:
+        self.proxy = Proxy("127.0.0.1", 0)
+        super().__init__(
+            folder,
+            authority,
+            advertised_listeners=f"PLAINTEXT://{self.proxy.place}",
+            **options,
+        )
+        self.proxy.target = ("127.0.0.1", self.ports["PLAINTEXT"])
+        self.plaintext = self.proxy.place
+
+    def close(self) -> None:
+        """End both."""
+        self.kill()
+        self.proxy.close()
 
 
 def start(folder: Path, watched: int, authority: Authority) -> Facts:

@@ -180,7 +180,9 @@ _PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)"
 
 
 def duration(text: str) -> float:
-    """Return the seconds of a text such as "1m30s"."""
+    """Return the seconds of a text such as "1m30s", or "4.5"."""
+    if re.fullmatch(r"\d+\.?\d*|\.\d+", text, re.ASCII):
+        return float(text)
     if not re.fullmatch(f"(?:{_PART})+", text, re.ASCII):
         raise Wrong("expected seconds, or a text with units such as 1m30s")
     parts = re.findall(_PART, text, re.ASCII)

@@ -15,6 +15,7 @@ REGISTRY: Final[dict[str, str]] = {
     "graylog": "tyk_pump.pumps.graylog:GraylogPump",
     "influx": "tyk_pump.pumps.influx:InfluxPump",
     "influx2": "tyk_pump.pumps.influx2:Influx2Pump",
+    "kafka": "tyk_pump.pumps.kafka:KafkaPump",
     "logzio": "tyk_pump.pumps.logzio:LogzioPump",
     "moesif": "tyk_pump.pumps.moesif:MoesifPump",
     "segment": "tyk_pump.pumps.segment:SegmentPump",
