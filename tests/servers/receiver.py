@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import pytest
 
+from tests.servers import free_port
 from tests.servers.tls import Authority
 from tyk_pump.transport.datagram import Datagrams
 
@@ -24,7 +25,7 @@ class UdpReceiver:
 
     def __init__(self) -> None:
         self.datagrams: list[bytes] = []
-        self.port = 0
+        self.port = free_port()
         self._socket: socket.socket | None = None
         self.restart()
 
@@ -33,7 +34,6 @@ class UdpReceiver:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         self._socket.bind(("127.0.0.1", self.port))
-        self.port = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._run, args=(self._socket,))
         self._thread.start()
 
@@ -92,9 +92,12 @@ class TcpReceiver:
         """TLS ends without a farewell."""
         self.connected: Callable[[], None] = lambda: None
         """Called with each new connection."""
-        self._context = authority and self._made(authority, demand_certificate)
+        self.authority = authority
+        self.context: ssl.SSLContext | None = None
+        if authority:
+            self.context = self._made(authority, demand_certificate)
         self._closing = threading.Event()
-        self.port = 0
+        self.port = free_port()
         self.restart()
 
     @property
@@ -107,11 +110,18 @@ class TcpReceiver:
         streams = map(bytes, self.streams)
         return [message for stream in streams for message in stream.split(end)[:-1]]
 
+    def take(self, count: int, seconds: float = 30) -> list[bytes]:
+        """Return whole messages when so many lines are there."""
+        until = time.monotonic() + seconds
+        while len(found := self.messages()) < count:
+            assert time.monotonic() < until, f"{count} expected, {len(found)} there"
+            time.sleep(0.001)
+        return found
+
     def restart(self) -> None:
         """Listen (again) on the same port."""
         self._closing.clear()
         self._listener = socket.create_server(("127.0.0.1", self.port))
-        self.port = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, args=(self._listener,))]
         self._threads[0].start()
 
@@ -123,6 +133,10 @@ class TcpReceiver:
         self._listener.close()
         for thread in self._threads:
             thread.join()
+
+    def leave(self) -> None:
+        """Leave all connections as they are; for `connected`."""
+        self._closing.set()
 
     @contextlib.contextmanager
     def resetting(self, after: int) -> Iterator[None]:
@@ -166,9 +180,9 @@ class TcpReceiver:
         stream = bytearray()
         end = plain
         try:
-            if self._context:
+            if self.context:
                 # A client that refuses us is not our affair.
-                end = self._context.wrap_socket(plain, server_side=True)
+                end = self.context.wrap_socket(plain, server_side=True)
                 if isinstance(end, ssl.SSLSocket):
                     self.peers.append(dict(end.getpeercert() or {}))
             self.connected()
