@@ -190,7 +190,7 @@ def test_a_receiver_that_does_not_read_is_trouble(
         meta = {"send_timeout": 0.2, "ssl_ca_file": str(authority.ca_file)}
         pump = pump_to(tmp_path, receiver.port, "tls" if secure else "tcp", **meta)
         receiver.stalled.set()
-        with pytest.raises(TransientError, match=r"has not read everything|timed out"):
+        with pytest.raises(TransientError, match="has not read everything and left"):
             pump.write(batch(1))
         receiver.stalled.clear()
         pump.write(batch(1))

@@ -159,9 +159,9 @@ class SocketOptions(TlsOptions, frozen=True, kw_only=True):
         str,
         doc(
             "What ends a write over TCP and TLS. `read`: the receiver has read all of "
-            "it and left; each batch has a connection of its own. `received`: the "
-            "receiver's machine has it; one connection lasts, and what is unread when "
-            "the receiver ends is lost.",
+            "it and left, as one does at the end of a connection; each batch has its "
+            "own. `received`: the receiver's machine has it; one connection lasts, and "
+            "what is unread when the receiver ends is lost.",
             choices=("read", "received"),
         ),
     ] = "read"

@@ -69,6 +69,9 @@ class Datagrams:
             self._socket = _connected(self._address, socket.SOCK_DGRAM)
         except OSError as exc:
             raise _failed(self._address, exc) from exc
+        # With a time limit each `send` would ask first whether there is room; without
+        # one it waits for the network card at most.
+        self._socket.settimeout(None)
         self._opened = time.monotonic()
         return self._socket
 
@@ -145,15 +148,19 @@ class Stream:
     def _end(self, sender: socket.socket) -> None:
         """Say that this was all, and wait until the other end has read it."""
         until = time.monotonic() + self._timeout
-        if isinstance(sender, ssl.SSLSocket):
-            # A receiver that leaves without TLS's farewell has read ours all the same.
-            with contextlib.suppress(ssl.SSLEOFError):
-                self._socket = sender = sender.unwrap()
-        with contextlib.suppress(OSError):
-            # Where it has left by now, what it thinks of our bytes shows below.
-            sender.shutdown(socket.SHUT_WR)
-        while _received(sender, until):
-            pass  # A receiver of messages has nothing to say.
+        try:
+            if isinstance(sender, ssl.SSLSocket):
+                # One that leaves without TLS's farewell has read ours all the same.
+                with contextlib.suppress(ssl.SSLEOFError):
+                    self._socket = sender = sender.unwrap()
+            with contextlib.suppress(OSError):
+                # Where it has left by now, what it thinks of our bytes shows below.
+                sender.shutdown(socket.SHUT_WR)
+            while _received(sender, until):
+                pass  # A receiver of messages has nothing to say.
+        except TimeoutError:
+            reason = "the receiver has not read everything and left in time"
+            raise TimeoutError(errno.ETIMEDOUT, reason) from None
         # An end that crossed our bytes on the way is no word about them.
         _wait_for_the_last_byte(sender, until)
         self.close()
@@ -208,11 +215,7 @@ def _refuse_a_closed_one(sender: socket.socket) -> None:
 def _received(sender: socket.socket, until: float) -> bytes:
     """Return what the other end says, nothing at its end."""
     sender.settimeout(max(0.001, until - time.monotonic()))
-    try:
-        return socket.socket.recv(sender, 4096)
-    except TimeoutError:
-        reason = "the receiver has not read everything in time"
-        raise TimeoutError(errno.ETIMEDOUT, reason) from None
+    return socket.socket.recv(sender, 4096)
 
 
 def _wait_until_confirmed(sender: socket.socket, seconds: float) -> None:
