@@ -129,13 +129,12 @@ def _listed(key: str, script: Any, found: list[Any]) -> Answer:
 
 
 def _whole(case: Case) -> Case:
-    """Return the case with what was pushed again or later in it."""
-    about = dict(case.about)
-    if "repeat" in about:
-        about["names"] = list(loader.corpus(about["corpus"])) * about["repeat"]
-    if "then" in about:
-        about["batches"] = [about["names"], about["then"]["names"]]
-    return msgspec.structs.replace(case, about=about)
+    """Return the case with what was pushed later in it."""
+    about = case.about
+    if "then" not in about:
+        return case
+    batches = [about["names"], about["then"]["names"]]
+    return msgspec.structs.replace(case, about={**about, "batches": batches})
 
 
 def _rows(case: Case) -> list[dict[str, Any]]:

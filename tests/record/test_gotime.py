@@ -64,6 +64,19 @@ def test_years_outside_json_are_refused(seconds: int, zone: str) -> None:
         gotime.rfc3339((seconds, 0), zone)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (253_402_300_800, "10000-01-01T00:00:00.5Z"),
+        (-62_198_755_200, "-0001-01-01T00:00:00.5Z"),
+        (0, "1970-01-01T00:00:00.5Z"),
+    ],
+)
+def test_rfc3339_of_any_year(seconds: int, shown: str) -> None:
+    """Outside JSON a year may have five digits, or a sign."""
+    assert gotime.rfc3339_any_year((seconds, 500_000_000), "UTC") == shown
+
+
 def test_every_second_around_a_change_of_clocks() -> None:
     """The kept minutes never show the offset of the other side."""
     change = 1743296400  # 2025-03-30 01:00 UTC, Berlin goes to summer time.

@@ -134,6 +134,10 @@ def overlay(
             overlay(nested, inner, name, variables, fault, references=references)
             continue
         text = variables.get(name)
+        for other in field.env_aliases:
+            also = variables.get(f"{prefix}_{other}")
+            if text is None and also is not None:
+                name, text = f"{prefix}_{other}", also
         if text is None:
             continue
         written = variables.written(name)

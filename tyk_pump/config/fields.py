@@ -38,6 +38,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...]
     env: str
     """Last part of the environment name."""
+    env_aliases: tuple[str, ...]
     kind: Any
     """The annotated type, with its limits."""
     base: Any
@@ -109,6 +110,7 @@ def _field(info: msgspec.structs.FieldInfo) -> Field:
         key=info.encode_name,
         aliases=extra.get("aliases", ()),
         env=extra.get("env", info.encode_name.replace("_", "").upper()),
+        env_aliases=extra.get("env_aliases", ()),
         kind=info.type,
         base=_bare(info.type),
         text=next((meta.description for meta in metas if meta.description), ""),

@@ -22,6 +22,7 @@ def doc(
     min_length: int | None = None,
     example: Any = None,
     env: str | None = None,
+    env_aliases: Sequence[str] = (),
     aliases: Sequence[str] = (),
     choices: Sequence[str] = (),
     numeral: bool = False,
@@ -29,13 +30,16 @@ def doc(
     """Describe an option.
 
     `env` is the last part of its environment name where that is not the key in capitals
-    without underscores. `aliases` are older spellings of the key. `choices` are the
-    accepted texts, compared without case; the empty text stands for the default. A
-    `numeral` is a whole number that the file may also hold as a text.
+    without underscores, `env_aliases` are other spellings of it. `aliases` are older
+    spellings of the key. `choices` are the accepted texts, compared without case; the
+    empty text stands for the default. A `numeral` is a whole number that the file may
+    also hold as a text.
     """
     extra: dict[str, Any] = {"doc": True}
     if env is not None:
         extra["env"] = env
+    if env_aliases:
+        extra["env_aliases"] = tuple(env_aliases)
     if aliases:
         extra["aliases"] = tuple(aliases)
     if choices:

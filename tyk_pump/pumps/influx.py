@@ -23,14 +23,6 @@ _DIALECT: Final = Dialect(go_text, {})
 class InfluxOptions(PointOptions, frozen=True, kw_only=True):
     """Where InfluxDB is, and what becomes of a record."""
 
-    address: Annotated[
-        str,
-        doc(
-            "URL of InfluxDB; may have a path.",
-            env="ADDR",
-            example="http://localhost:8086",
-        ),
-    ] = ""
     database_name: Annotated[
         str, doc("Database that is there already.", example="tyk_analytics")
     ] = ""

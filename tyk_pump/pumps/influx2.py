@@ -59,22 +59,26 @@ class NewBucket(Options, frozen=True, kw_only=True):
 class Influx2Options(PointOptions, frozen=True, kw_only=True):
     """Where InfluxDB is, and what becomes of a record."""
 
-    address: Annotated[
-        str,
-        doc(
-            "URL of InfluxDB; may have a path.",
-            env="ADDR",
-            example="http://localhost:8086",
-        ),
-    ] = ""
     token: Annotated[Secret, doc("API token; none: no credentials are sent.")] = (
         Secret()
     )
     organization: Annotated[
-        str, doc("Organisation of the bucket, by name.", env="ORGNAME", example="acme")
+        str,
+        doc(
+            "Organisation of the bucket, by name.",
+            env="ORGNAME",
+            env_aliases=("ORGANIZATION",),
+            example="acme",
+        ),
     ] = ""
     bucket: Annotated[
-        str, doc("Bucket to write to, by name.", env="BUCKETNAME", example="tyk")
+        str,
+        doc(
+            "Bucket to write to, by name.",
+            env="BUCKETNAME",
+            env_aliases=("BUCKET",),
+            example="tyk",
+        ),
     ] = ""
     fields: Annotated[
         list[str],
@@ -131,6 +135,8 @@ class Influx2Pump:
         "again for as long as it takes.",
         "A retention rule without a type is sent as `expire`; the word `expires` of "
         "old examples means the same.",
+        "The variables of the reference's README, `..._META_ORGANIZATION` and "
+        "`..._META_BUCKET`, work beside `..._ORGNAME` and `..._BUCKETNAME`.",
         "A write is confirmed before it counts: nothing waits in a queue for later "
         "traffic or is lost at the stop.",
     )

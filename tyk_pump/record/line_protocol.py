@@ -45,6 +45,7 @@ FIRST, LAST = -(2**63) + 2, 2**63 - 2
 """The nanoseconds that a point can have: the years 1677 to 2262."""
 _NUMBERS: Final = frozenset({"response_code", "request_time", *LATENCIES})
 _KEPT: Final = 10_000
+_PADDING: Final = 2
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -66,54 +67,40 @@ class Lines:
         self._tags, self._fields = sorted(set(tags)), sorted(set(fields))
         tag_sources = [known[name] for name in self._tags]
         sources = [known[name] for name in self._fields]
-        # Two at least, else the getter returns no tuple.
-        self._tag_values: Callable[[AnalyticsRecord], tuple[Any, ...]]
-        self._tag_values = attrgetter(*tag_sources, "zone", "zone")
-        self._values: Callable[[AnalyticsRecord], tuple[Any, ...]]
-        self._values = attrgetter(*sources, "zone", "zone")
+        self._tag_values = _getter(tag_sources)
+        self._values = _getter(sources)
         self._heads: dict[tuple[Any, ...], str] = {}
         # The zero time is shown in two ways, so its value does not name its text.
-        self._keeps_heads = "time_stamp" not in self._tags
-        self._times = [at for at, name in enumerate(self._fields) if name == TIME]
+        self._keeps_heads = TIME not in self._tags
+        self._time_at = self._fields.index(TIME) if TIME in self._fields else -1
         self._show_time = dialect.time
         self._escapes = {"\\": "\\\\", '"': '\\"', **dialect.escapes}
         self._odd = tuple(char for char in self._escapes if char != '"')
         texts = [name for name in self._fields if name not in _NUMBERS]
         self._quotes = 2 * len(texts)
-        self._template = ",".join(
+        template = ",".join(
             f"{name}=%di" if name in _NUMBERS else f'{name}="%s"'
             for name in self._fields
         )
+        # The getter gives more than there is to show.
+        self._template = template + "%.0s" * _PADDING
         read = (source.partition(".")[0] for source in (*sources, *tag_sources))
         self.fields: tuple[str, ...] = tuple(dict.fromkeys(read))
         """The attributes of a record that are read."""
 
     def encode(self, record: AnalyticsRecord, time: int) -> bytes:
         """Return the line of a record at this time; CodecError says what is wrong."""
-        if self._keeps_heads:
-            tags = self._tag_values(record)
-            head = self._heads.get(tags)
-            if head is None:
-                head = self._kept_head(record, tags)
-        else:
-            head = self._head(record)
-        line = f"{head} {self._field_set(record)} {time}\n"
-        return line.encode("utf-8", "surrogateescape")
-
-    def _field_set(self, record: AnalyticsRecord) -> str:
-        values: Sequence[Any] = self._values(record)[:-2]
-        if self._times:
-            values = list(values)
-            for at in self._times:
-                values[at] = self._show_time(values[at], record.zone)
-        text = self._template % tuple(values)
-        if text.count('"') == self._quotes:
-            for char in self._odd:
-                if char in text:
-                    break
-            else:
-                return text
-        return self._template % tuple(map(self._escaped, values))
+        tags = self._tag_values(record)
+        head = self._heads.get(tags) or self._head(record, tags)
+        values = self._values(record)
+        if self._time_at >= 0:
+            shown = list(values)
+            shown[self._time_at] = self._show_time(shown[self._time_at], record.zone)
+            values = tuple(shown)
+        text = self._template % values
+        if text.count('"') != self._quotes or any(map(text.__contains__, self._odd)):
+            text = self._template % tuple(map(self._escaped, values))
+        return f"{head} {text} {time}\n".encode("utf-8", "surrogateescape")
 
     def _escaped(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -122,28 +109,23 @@ class Lines:
                     value = value.replace(char, escape)
         return value
 
-    def _kept_head(self, record: AnalyticsRecord, tags: tuple[Any, ...]) -> str:
-        head = self._head(record)
-        if len(self._heads) >= _KEPT:
-            self._heads.clear()
-        self._heads[tags] = head
-        return head
-
-    def _head(self, record: AnalyticsRecord) -> str:
+    def _head(self, record: AnalyticsRecord, values: tuple[Any, ...]) -> str:
         parts = [MEASUREMENT]
-        values = self._tag_values(record)[:-2]
-        for name, value in zip(self._tags, values, strict=True):
+        for name, value in zip(self._tags, values, strict=False):
             text = _time_tag(record) if name == TIME else _tag(value)
             if text:
                 parts.append(f"{name}={text}")
-        return ",".join(parts)
+        head = ",".join(parts)
+        if self._keeps_heads:
+            if len(self._heads) >= _KEPT:
+                self._heads.clear()
+            self._heads[values] = head
+        return head
 
 
-def checked(time: int) -> int:
-    """Return nanoseconds that a point can have; CodecError for others."""
-    if FIRST <= time <= LAST:
-        return time
-    raise CodecError("the time of the record is outside of the years 1677 to 2262")
+def _getter(sources: Sequence[str]) -> Callable[[AnalyticsRecord], tuple[Any, ...]]:
+    """Return what reads these attributes; two more, for of one there is no tuple."""
+    return attrgetter(*sources, *["zone"] * _PADDING)
 
 
 def _tag(value: Any) -> str:

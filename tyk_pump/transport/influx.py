@@ -11,27 +11,36 @@ from __future__ import annotations
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 from tyk_pump.config.options import HttpOptions, doc
-from tyk_pump.errors import TransientError
+from tyk_pump.errors import CodecError, TransientError
 from tyk_pump.pumps.protocol import Batch
-from tyk_pump.record.line_protocol import Dialect, Lines, checked
+from tyk_pump.record.line_protocol import FIRST, LAST, MEASUREMENT, Dialect, Lines
 from tyk_pump.transport.bulk import Bulk, Part, Refused, TooLarge, Verdict
 from tyk_pump.transport.http import HttpClient, Reply, fault_of
 
 SLOTS: Final = 1_000_000
 """Points of one series that a millisecond has room for."""
 _UNPARSED: Final = "unable to parse '"
+_WHOLE_LINE: Final = re.compile(r"unable to parse '.*': ", re.DOTALL)
+_REST_OF_LINE: Final = re.compile(rf""":? *["']{MEASUREMENT}[, ].*""", re.DOTALL)
 _DROPPED: Final = re.compile(r"dropped=(\d+)\s*$")
 
 
 class PointOptions(HttpOptions, frozen=True, kw_only=True):
     """What of a record becomes a point, and how points are sent."""
 
-    address: Annotated[str, doc("URL of InfluxDB, a path included.", env="ADDR")] = ""
+    address: Annotated[
+        str,
+        doc(
+            "URL of InfluxDB; may have a path.",
+            env="ADDR",
+            example="http://localhost:8086",
+        ),
+    ] = ""
     tags: Annotated[
         list[str],
         doc("Values of a record that are tags of its point; names as in `fields`."),
@@ -94,12 +103,12 @@ class Points:
             def encode(_: Batch, index: int) -> bytes:
                 return line(records[index], time.time_ns() // tick)
         else:
-            slot = slots(batch)
+            times = point_times(batch)
 
             def encode(_: Batch, index: int) -> bytes:
-                seconds, rest = records[index].timestamp
-                start = (seconds * 1000 + rest // SLOTS) * SLOTS
-                return line(records[index], checked(start + slot(index)))
+                if FIRST <= times[index] <= LAST:
+                    return line(records[index], times[index])
+                raise CodecError("the record's time is not in the years 1677 to 2262")
 
         def post(part: Part) -> Verdict | None:
             body = b"".join(part.items)
@@ -115,17 +124,23 @@ class Points:
 _HEADERS: Final = {"Content-Type": "text/plain; charset=utf-8"}
 
 
-def slots(batch: Batch) -> Callable[[int], int]:
-    """Return what gives the slot of a record within its millisecond.
+def point_times(batch: Batch) -> list[int]:
+    """Return the nanoseconds of each record's point, the same for every attempt.
 
     Positions follow each other in a stream, so of a million records in a row no two
-    have the same; each stream begins at another slot.
+    have the same slot in their millisecond; each stream begins at another slot.
     """
     if batch.ids is None:
-        first, positions = _first_slot(batch.stream), batch.positions
-        return lambda index: (first + positions[index]) % SLOTS
-    ids = batch.ids
-    return lambda index: _slot_of(ids[index])
+        first = _first_slot(batch.stream)
+        slots = [(first + position) % SLOTS for position in batch.positions]
+    else:
+        slots = [_slot_of(identity) for identity in batch.ids]
+    return [
+        (seconds * 1000 + rest // SLOTS) * SLOTS + slot
+        for (seconds, rest), slot in zip(
+            [record.timestamp for record in batch.records], slots, strict=True
+        )
+    ]
 
 
 def _first_slot(stream: str) -> int:
@@ -221,5 +236,5 @@ def _dropped(message: str) -> int | None:
 
 def _shortened(message: str) -> str:
     """Return a message without the lines that it quotes: they are the record."""
-    text = re.sub(r"unable to parse '.*': ", "unable to parse: ", message, flags=re.S)
-    return " ".join(text.split())[:300]
+    text = _WHOLE_LINE.sub("unable to parse: ", message)
+    return " ".join(_REST_OF_LINE.sub("", text).split())[:300]
