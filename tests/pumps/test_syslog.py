@@ -379,9 +379,14 @@ def test_syslog_ng(
     understood(syslog_ng.messages(3), name, "gw-1")
 
 
-def test_a_restart_of_rsyslog_loses_nothing(rsyslog: Rsyslog, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["tcp", "tls"])
+def test_a_restart_of_rsyslog_loses_nothing(
+    transport: str, rsyslog: Rsyslog, authority: Authority, tmp_path: Path
+) -> None:
     """It ends in good order while batches come; what it has not read is sent again."""
-    pump = opened(tmp_path, "syslog", to(rsyslog.tcp, transport="tcp"))
+    port: int = getattr(rsyslog, transport)
+    meta = to(port, transport=transport, ssl_ca_file=str(authority.ca_file))
+    pump = opened(tmp_path, "syslog", meta)
     written: list[str] = []
     trouble, back = threading.Event(), threading.Event()
 
