@@ -23,16 +23,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import msgspec
 import redis
 
-from benchmarks import processes
+from benchmarks import processes, reference, targets
 from benchmarks.yardstick import timed, unpack
+from tyk_pump.admin.control import ask
 from tyk_pump.cli.embedded import EmbeddedServer, free_port
+from tyk_pump.coordinator.snapshot import Snapshot
 
 LIST = "analytics-tyk-system-analytics"
 STAGED = "benchmark-staged"
 CHUNK = 2000
 START_SECONDS = 30.0
+DRAIN_SECONDS = 120.0
+"""Beside half a millisecond for each record."""
 
 
 @dataclass
@@ -45,6 +50,8 @@ class Run:
     cpu_seconds: float
     yardstick: float
     """Microseconds of Y per record, measured around the run."""
+    roles: dict[str, float] = field(default_factory=dict)
+    """Microseconds of processor time per record by what a process is in the pump."""
     peaks: list[tuple[str, int]] = field(default_factory=list)
     """Name of each process of the pump, and its peak memory in KiB."""
 
@@ -63,16 +70,22 @@ class Run:
         """Return the processor time per record as a multiple of Y."""
         return self.micros / self.yardstick
 
+    @property
+    def share(self) -> float | None:
+        """Return which part of the reference's effort it is, for one pump alone."""
+        known = None
+        if len(self.pumps) == 1:
+            known = reference.REFERENCE.get(targets.kind(self.pumps[0]))
+        return self.ratio / known.ratio if known else None
+
+    @property
+    def core_rate(self) -> float:
+        """Return the records that one core could write in a second in a worker."""
+        return 1e6 / self.roles["worker"]
+
 
 class EndedError(Exception):
     """The pump did not come up, or went away while it was measured."""
-
-
-SECTIONS: dict[str, Any] = {
-    "dummy": {"type": "dummy"},
-    "csv": {"type": "csv"},
-    "stdout": {"type": "stdout", "meta": {"format": "json"}},
-}
 
 
 def measure(
@@ -81,24 +94,40 @@ def measure(
     """Drain that many records through these pumps, and return what it took."""
     with tempfile.TemporaryDirectory(prefix="tyk-pump-bench-") as name:
         folder = Path(name)
-        with EmbeddedServer(folder, binary) as server, server.client() as client:
-            config, port = configure(folder, server.port, names)
-            with start(config, folder) as pump:
-                try:
-                    wait_until_ready(pump, port)
-                    return drain(client, pump, raws, list(names), records)
-                except EndedError as exc:
-                    exc.add_note((folder / "pump.log").read_text(errors="replace"))
-                    raise
-                finally:
-                    pump.send_signal(signal.SIGTERM)
+        with (
+            EmbeddedServer(folder, binary) as server,
+            server.client() as client,
+            targets.sections(list(names), folder) as sections,
+        ):
+            config, port = configure(folder, server.port, sections)
+            return run(config, port, folder, client, raws, names, records)
 
 
-def configure(folder: Path, port: int, names: Sequence[str]) -> tuple[Path, int]:
+def run(
+    config: Path,
+    port: int,
+    folder: Path,
+    client: redis.Redis,
+    raws: Sequence[bytes],
+    names: Sequence[str],
+    records: int,
+) -> Run:
+    """Start the command, drain the records, end it."""
+    with start(config, folder) as pump:
+        try:
+            wait_until_ready(pump, port)
+            found = drain(client, pump, raws, list(names), records)
+            see_all_delivered(folder, records)
+            return found
+        except EndedError as exc:
+            exc.add_note((folder / "pump.log").read_text(errors="replace"))
+            raise
+        finally:
+            pump.send_signal(signal.SIGTERM)
+
+
+def configure(folder: Path, port: int, sections: dict[str, Any]) -> tuple[Path, int]:
     """Write the configuration; return its path and the HTTP port."""
-    sections = {name: dict(SECTIONS[name]) for name in names}
-    if "csv" in sections:
-        sections["csv"]["meta"] = {"csv_dir": str(folder / "csv")}
     http = free_port()
     config = {
         "analytics_storage_config": {"host": "127.0.0.1", "port": port},
@@ -154,23 +183,46 @@ def drain(
     """Let the records appear, and wait until they are settled."""
     stage(client, raws, records)
     beside = [timed(lambda: unpack(raws), 5) for _ in range(5)]
-    before, began = processes.cpu(pump.pid), time.monotonic()
+    before = spent(processes.tree(pump.pid), pump.pid)
+    began = time.monotonic()
     client.rename(STAGED, LIST)
     while pending(client):
         if pump.poll() is not None:
             raise EndedError("the pump has ended")
+        if time.monotonic() > began + DRAIN_SECONDS + records / 2000:
+            raise EndedError("the records do not go out")
         time.sleep(0.02)
     seconds = time.monotonic() - began
     after = processes.tree(pump.pid)
+    spent_now = spent(after, pump.pid)
+    used = {name: cpu - before.get(name, 0.0) for name, cpu in spent_now.items()}
     beside += [timed(lambda: unpack(raws), 5) for _ in range(5)]
     return Run(
         pumps=names,
         records=records,
         seconds=seconds,
-        cpu_seconds=sum(each.cpu_seconds for each in after) - before,
+        cpu_seconds=sum(used.values()),
         yardstick=1e6 * median(beside) / len(raws),
+        roles={name: 1e6 * cpu / records for name, cpu in used.items()},
         peaks=[(role(each, pump.pid), each.peak_kib) for each in after],
     )
+
+
+def see_all_delivered(folder: Path, records: int) -> None:
+    """See that no pump was quick because it refused what it got."""
+    now = msgspec.convert(ask(folder / "state", "status"), Snapshot)
+    for pump in now.pumps:
+        if pump.delivered != records:
+            raise EndedError(f"{pump.name}: {pump.delivered:,} of {records:,} arrived")
+
+
+def spent(found: Sequence[processes.Usage], coordinator: int) -> dict[str, float]:
+    """Return the processor seconds so far by role; workers are added up."""
+    seconds: dict[str, float] = {}
+    for each in found:
+        name = role(each, coordinator)
+        seconds[name] = seconds.get(name, 0.0) + each.cpu_seconds
+    return seconds
 
 
 def pending(client: redis.Redis) -> bool:

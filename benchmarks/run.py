@@ -10,15 +10,26 @@ import shutil
 import sys
 from typing import Any
 
-from benchmarks import end_to_end, stages, yardstick
+from benchmarks import end_to_end, reference, stages, targets, yardstick
 
-WAYS = (["dummy"], ["csv"], ["stdout"], ["dummy", "csv", "stdout"])
+WAYS = (*([name] for name in targets.ALONE), ["dummy", "csv", "stdout"])
+WIDTH = 24
+HEAD = (
+    f"{'pumps':<{WIDTH}}{'records/s':>10}{'us CPU':>8}{'worker':>8}{'coord':>7}"
+    f"{'/s, core':>10}{'Y':>7}{'times Y':>9}{'of ref.':>8}{'asked':>7}  MiB"
+)
+"""`/s, core`: records a second that a core can write in the worker. `of ref.`: the part
+of the reference's effort, as `reference` explains it, and how much was asked for."""
 
 
 def main() -> int:
     """Measure what the arguments ask for."""
     options = arguments().parse_args()
     raws = yardstick.golden_traffic()
+    if options.small:
+        raws = yardstick.small(raws)
+    elif options.cut_bodies:
+        raws = yardstick.without_bodies(raws)
     size = sum(map(len, raws)) / len(raws)
     results: dict[str, Any] = {"python": platform.python_version(), "bytes": size}
     if not options.json:
@@ -46,7 +57,18 @@ def arguments() -> argparse.ArgumentParser:
         action="store_true",
         help="a million records at once (about 2 GB in Redis), all pumps",
     )
-    parser.add_argument("--pumps", help="only these pumps, together: dummy,csv")
+    parser.add_argument(
+        "--pumps",
+        help="only these, together: dummy,csv. Known: " + ", ".join(targets.ALONE),
+    )
+    parser.add_argument(
+        "--cut-bodies", action="store_true", help="records without recorded bodies"
+    )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="nor what older gateways do not write: about 650 bytes each",
+    )
     parser.add_argument("--server", help="path of the server to use")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -76,19 +98,39 @@ def run_ways(raws: list[bytes], options: argparse.Namespace) -> list[Any]:
     found = []
     if not options.json:
         print(f"\n{records:,} records through the real command, {binary or 'Valkey'}")
-        print(f"{'pumps':<20}{'records/s':>10}{'us CPU':>8}{'Y':>7}{'times Y':>9}  MiB")
+        print(HEAD)
     for names in ways:
-        run = end_to_end.measure(raws, names, records, binary)
-        found.append(dataclasses.asdict(run) | {"rate": run.rate, "ratio": run.ratio})
+        try:
+            run = end_to_end.measure(raws, names, records, binary)
+        except targets.AbsentError as exc:
+            print(f"{'+'.join(names):<{WIDTH}}{exc}", file=sys.stderr, flush=True)
+            continue
+        about = {"rate": run.rate, "ratio": run.ratio, "share": run.share}
+        found.append(dataclasses.asdict(run) | about | {"core_rate": run.core_rate})
         if not options.json:
-            peaks = ", ".join(
-                f"{role} {kib / 1024:.0f}"
-                for role, kib in run.peaks
-                if role != "helper"
-            )
-            line = f"{'+'.join(names):<20}{run.rate:>10,.0f}{run.micros:>8.1f}"
-            print(f"{line}{run.yardstick:>7.2f}{run.ratio:>9.2f}  {peaks}", flush=True)
+            print(line_of(run, whole=not cut(options)), flush=True)
     return found
+
+
+def line_of(run: end_to_end.Run, *, whole: bool) -> str:
+    """Return a run as a line of the table; `whole` records are the reference's own."""
+    worker, coordinator = run.roles["worker"], run.roles["coordinator"]
+    share = f"{run.share:.0%}" if whole and run.share is not None else ""
+    known = reference.REFERENCE.get(targets.kind(run.pumps[0]))
+    asked = f"{known.asked:.0%}" if share and known and known.asked else ""
+    peaks = ", ".join(
+        f"{role} {kib / 1024:.0f}" for role, kib in run.peaks if role != "helper"
+    )
+    return (
+        f"{'+'.join(run.pumps):<{WIDTH}}{run.rate:>10,.0f}{run.micros:>8.1f}"
+        f"{worker:>8.1f}{coordinator:>7.1f}{run.core_rate:>10,.0f}"
+        f"{run.yardstick:>7.2f}{run.ratio:>9.2f}{share:>8}{asked:>7}  {peaks}"
+    )
+
+
+def cut(options: argparse.Namespace) -> bool:
+    """Say whether the records are smaller than those that the reference was given."""
+    return bool(options.cut_bodies or options.small)
 
 
 if __name__ == "__main__":

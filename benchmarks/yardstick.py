@@ -8,11 +8,18 @@ meanwhile slows both.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any, Final
 
 import msgpack
+
+BODIES: Final = ("RawRequest", "RawResponse")
+YOUNG: Final = (
+    *("Geo", "GraphQLStats", "MCPStats", "CollectionName"),
+    *("ApiSchema", "OriginalPath", "ListenPath"),
+)
 
 
 @dataclass
@@ -35,6 +42,23 @@ def golden_traffic() -> list[bytes]:
 
     wires = loader.corpus("traffic").values()
     return [wire.msgpack for wire in wires if wire.msgpack is not None]
+
+
+def without_bodies(raws: Sequence[bytes]) -> list[bytes]:
+    """Return the records as gateways write them that record no bodies."""
+    return [changed(raw, dict.fromkeys(BODIES, "")) for raw in raws]
+
+
+def small(raws: Sequence[bytes]) -> list[bytes]:
+    """Return them without bodies, and without what older gateways do not write."""
+    return [changed(raw, dict.fromkeys(BODIES, ""), YOUNG) for raw in raws]
+
+
+def changed(raw: bytes, values: dict[str, Any], drop: Collection[str] = ()) -> bytes:
+    """Return a record with other values."""
+    fields = {k: v for k, v in msgpack.unpackb(raw).items() if k not in drop}
+    packed: bytes = msgpack.packb(fields | values)
+    return packed
 
 
 def unpack(raws: Sequence[bytes]) -> None:

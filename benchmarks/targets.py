@@ -1,0 +1,153 @@
+"""What is measured end to end: a pump, its options, and what takes its records.
+
+The options are what an operator sets who wants speed; whatever is not named here has
+its default. A way is called by the pump's type, with a word behind it where one pump
+is measured in several forms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from benchmarks.sinks import Sink
+
+Meta = Callable[[str], dict[str, Any]]
+"""Makes the options from the address `host:port` of the sink."""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One way to measure."""
+
+    meta: Meta
+    sink: str = "http"
+    """Kind of the sink; "" where a folder or nothing at all takes the records."""
+
+
+class AbsentError(Exception):
+    """The server that a way needs is not here."""
+
+
+GRAYLOG: Final = (
+    *("method", "path", "response_code", "api_key", "api_id", "org_id"),
+    *("request_time", "raw_response"),
+)
+
+
+def _nothing(_: str) -> dict[str, Any]:
+    return {}
+
+
+TARGETS: Final[dict[str, Target]] = {
+    "dummy": Target(_nothing, ""),
+    "csv": Target(lambda folder: {"csv_dir": f"{folder}/csv"}, ""),
+    "stdout": Target(lambda _: {"format": "json"}, ""),
+    "elasticsearch": Target(
+        lambda at: {"elasticsearch_url": f"http://{at}", "version": "8"}
+    ),
+    # All that a document can have: bodies in base64 as they came.
+    "elasticsearch-extended": Target(
+        lambda at: {
+            "elasticsearch_url": f"http://{at}",
+            "version": "8",
+            "extended_stats": True,
+        }
+    ),
+    "kafka": Target(lambda at: {"broker": [at], "topic": "bench"}, "kafka"),
+    "splunk": Target(
+        lambda at: {
+            "collector_url": f"http://{at}",
+            "collector_token": "t",
+            "enable_batch": True,
+        }
+    ),
+    "graylog": Target(
+        lambda at: {
+            "host": at.partition(":")[0],
+            "port": int(at.partition(":")[2]),
+            "tags": [*GRAYLOG],
+        },
+        "udp",
+    ),
+    "syslog": Target(lambda at: {"network_addr": at}, "udp"),
+    "syslog-tcp": Target(lambda at: {"network_addr": at, "transport": "tcp"}, "tcp"),
+    "logzio": Target(lambda at: {"url": f"http://{at}", "token": "t"}),
+    "moesif": Target(
+        lambda at: {
+            "application_id": "a",
+            "enable_bulk": True,
+            "bulk_config": {"api_endpoint": f"http://{at}"},
+        }
+    ),
+    "segment": Target(
+        lambda at: {"segment_url": f"http://{at}", "segment_write_key": "k"}
+    ),
+    "influx": Target(
+        lambda at: {
+            "address": f"http://{at}",
+            "database_name": "d",
+            "fields": ["request_time", "response_code"],
+            "tags": ["api_id", "method", "path"],
+        }
+    ),
+    "influx2": Target(
+        lambda at: {
+            "address": f"http://{at}",
+            "organization": "o",
+            "bucket": "b",
+            "token": "t",
+            "fields": ["request_time", "response_code"],
+            "tags": ["api_id", "method", "path"],
+        }
+    ),
+    "resurfaceio": Target(
+        lambda at: {"capture_url": f"http://{at}/message", "rules": "include debug"}
+    ),
+}
+
+ALONE: Final = tuple(TARGETS)
+
+
+def kind(way: str) -> str:
+    """Return the type of the pump that a way measures."""
+    return way.partition("-")[0]
+
+
+@contextlib.contextmanager
+def sections(ways: list[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Start the sinks of these ways; give the `pumps` of a configuration."""
+    with contextlib.ExitStack() as stack:
+        found: dict[str, Any] = {}
+        for way in ways:
+            target = TARGETS[way]
+            at = str(folder)
+            if target.sink == "kafka":
+                at = stack.enter_context(broker(folder))
+            elif target.sink:
+                at = f"127.0.0.1:{stack.enter_context(Sink(target.sink)).port}"
+            meta = target.meta(at)
+            # As if it had been read from a file.
+            section = {"name": way, "type": kind(way), "meta": meta}
+            found[way] = json.loads(json.dumps(section))
+        yield found
+
+
+@contextlib.contextmanager
+def broker(folder: Path) -> Iterator[str]:
+    """Start the broker that the tests use; AbsentError where it is not prepared."""
+    from tests.servers import java, kafka, tls
+
+    if not java.KAFKA.folder.is_dir():
+        raise AbsentError("the broker is not prepared: run `make servers`")
+    authority = tls.authority(folder / "authority")
+    server = kafka.KafkaServer(folder / "broker", authority)
+    try:
+        server.create_topic("bench")
+        yield server.plaintext
+    finally:
+        server.kill()
