@@ -187,12 +187,16 @@ def test_a_receiver_that_does_not_read_is_trouble(
 ) -> None:
     """Few bytes fit its kernel's buffer: there they are not yet read."""
     with TcpReceiver(authority if secure else None) as receiver:
-        meta = {"send_timeout": 0.2, "ssl_ca_file": str(authority.ca_file)}
-        pump = pump_to(tmp_path, receiver.port, "tls" if secure else "tcp", **meta)
+        transport = "tls" if secure else "tcp"
+        meta = {"ssl_ca_file": str(authority.ca_file)}
         receiver.stalled.set()
-        with pytest.raises(TransientError, match="has not read everything and left"):
+        pump = pump_to(tmp_path, receiver.port, transport, **meta, send_timeout=0.5)
+        # On a busy machine not even the handshake may be over in time.
+        with pytest.raises(TransientError, match=r"not read everything|timed out"):
             pump.write(batch(1))
+        pump.close()
         receiver.stalled.clear()
+        pump = pump_to(tmp_path, receiver.port, transport, **meta)
         pump.write(batch(1))
         pump.close()
     assert names(receiver)[-1:] == ["n0"]
@@ -205,7 +209,7 @@ def test_a_receiver_that_stalls_in_a_large_batch_is_trouble(
     """No buffer on the way takes it all."""
     pump = pump_to(tmp_path, tcp.port, confirm=confirm, send_timeout=0.2)
     tcp.stalled.set()
-    with pytest.raises(TransientError, match=r"timed out|not confirmed"):
+    with pytest.raises(TransientError, match=r"timed out|not confirmed|not read"):
         pump.write(batch(20, size=1 << 20))
     pump.close()
 
