@@ -21,8 +21,9 @@ from tyk_pump.errors import RejectedRecords, TransientError, WriteError
 from tyk_pump.pumps.influx import InfluxOptions, InfluxPump
 from tyk_pump.pumps.influx2 import Influx2Options, Influx2Pump
 from tyk_pump.pumps.protocol import Batch
+from tyk_pump.record import line_protocol
 from tyk_pump.record.analytics import ALL, ZERO_TIME, AnalyticsRecord
-from tyk_pump.record.line_protocol import FIRST, LAST
+from tyk_pump.record.line_protocol import FIRST, LAST, Lines
 from tyk_pump.transport.influx import SLOTS
 
 TIME = (1_741_183_629, 120_345_678)
@@ -180,6 +181,21 @@ def test_zero_time_and_ignored_time(
         {"time_stamp": "0001-01-01T00:00:00Z"},
         {},
     ]
+
+
+def test_what_is_kept_of_tags_is_bounded(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither many nor long ones fill the memory; each line is right all the same."""
+    monkeypatch.setattr(line_protocol, "_KEPT", 3)
+    pump = kind.pump(kind.options(fields=["method"], tags=["path"]))
+    lines: Lines = pump._points._lines
+    for number in range(10):
+        path = f"/{number}" if number % 2 else "x" * 1000 + str(number)
+        right = f'analytics,path={path} method="" 1\n'.encode()
+        assert lines.encode(record(path), 1) == lines.encode(record(path), 1) == right
+    assert 0 < len(lines._heads) <= 3
+    assert max(len(head) for head in lines._heads.values()) < 1000
 
 
 # Times
@@ -514,6 +530,21 @@ def test_database_is_missing(opened: Opened) -> None:
     server.close()
 
 
+def test_query_is_refused(opened: Opened) -> None:
+    """A user who may not ask for the databases is told so by the probe."""
+    server = Influx1()
+    refused = of({"results": [{"statement_id": 0, "error": "not authorized"}]})
+    pump = opened(ONE, server.url)
+    with (
+        server.http.answering(
+            lambda one: refused if one.path == "/query" else server.respond(one)
+        ),
+        pytest.raises(TransientError, match="not authorized"),
+    ):
+        pump.probe()
+    server.close()
+
+
 @pytest.mark.parametrize(
     "answer", [Answer(204), Answer(200, b"<html>"), of({"results": 1}), of([])]
 )
@@ -585,6 +616,23 @@ def test_missing_bucket_is_made(tmp_path: Path) -> None:
         ("expire", 3600),
         ("expire", 0),
     ]
+
+
+def test_bucket_that_cannot_be_made(opened: Opened) -> None:
+    """Both are said: that it is missing, and why it stays so."""
+    server = Influx2()
+
+    def respond(request: Request) -> Answer:
+        if request.method == "POST":
+            return of({"code": "forbidden", "message": "not with this token"}, 403)
+        return server.respond(request)
+
+    with (
+        server.http.answering(respond),
+        pytest.raises(TransientError, match=r"no bucket 'new'.*not with this token"),
+    ):
+        opened(TWO, server.url, bucket="new", create_missing_bucket=True)
+    server.close()
 
 
 # Options

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import urlencode
 
 from influxdb import InfluxDBClient
+from influxdb.exceptions import InfluxDBClientError
 
 from tyk_pump.config.options import Secret, doc
 from tyk_pump.errors import TransientError
@@ -120,6 +121,8 @@ class InfluxPump:
             found = {one["name"] for one in client.get_list_database()}
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise TransientError(f"{server}: no InfluxDB 1 answers there") from exc
+        except InfluxDBClientError as exc:
+            raise TransientError(f"{server}: {exc}") from exc
         finally:
             client.close()
         if name not in found:

@@ -191,6 +191,7 @@ class Influx2Pump:
 
     def _set_up(self, http: HttpClient) -> None:
         options, setup = self._options, _SetUp(http, self._address)
+        not_made = ""
         setup.ready()
         organization = setup.organization(options.organization)
         if options.create_missing_bucket:
@@ -199,11 +200,12 @@ class Influx2Pump:
                     organization, options.bucket, options.new_bucket_config
                 )
             except TransientError as exc:
-                # It is there already, as a rule.
+                # It is there already, as a rule: then the look-up finds it.
                 log.debug("bucket not made", extra={"reason": exc.reason})
+                not_made = f", and it cannot be made: {exc.reason}"
             else:
                 return
-        setup.find_bucket(organization, options.bucket)
+        setup.find_bucket(organization, options.bucket, not_made)
 
 
 class _SetUp:
@@ -248,14 +250,14 @@ class _SetUp:
         service = BucketsService(self._api)
         self._ask(lambda: service.post_buckets(post_bucket_request=request))
 
-    def find_bucket(self, organization: str, name: str) -> None:
-        """Raise TransientError where the organisation has no such bucket."""
+    def find_bucket(self, organization: str, name: str, why: str = "") -> None:
+        """Raise TransientError, with the reason, where there is no such bucket."""
         service = BucketsService(self._api)
         found = self._ask(
             lambda: service.get_buckets(org_id=organization, name=name).buckets
         )
         if not found:
-            raise TransientError(f"{self.place}: no bucket {name!r}")
+            raise TransientError(f"{self.place}: no bucket {name!r}{why}")
 
     def _ask(self, question: Any) -> Any:
         try:

@@ -44,7 +44,8 @@ TIME: Final = "time_stamp"
 FIRST, LAST = -(2**63) + 2, 2**63 - 2
 """The nanoseconds that a point can have: the years 1677 to 2262."""
 _NUMBERS: Final = frozenset({"response_code", "request_time", *LATENCIES})
-_KEPT: Final = 10_000
+_KEPT, _LONGEST_KEPT = 10_000, 1000
+"""So many beginnings of lines are kept, unless raw bodies make them long."""
 _PADDING: Final = 2
 
 
@@ -116,7 +117,7 @@ class Lines:
             if text:
                 parts.append(f"{name}={text}")
         head = ",".join(parts)
-        if self._keeps_heads:
+        if self._keeps_heads and len(head) <= _LONGEST_KEPT:
             if len(self._heads) >= _KEPT:
                 self._heads.clear()
             self._heads[values] = head
