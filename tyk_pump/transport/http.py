@@ -8,21 +8,20 @@ is returned, and the pump decides what it means.
 from __future__ import annotations
 
 import email.utils
+import functools
 import logging
 import re
 import time
-import warnings
 import zlib
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPSConnection
 
 from tyk_pump import __version__
 from tyk_pump.config.options import TlsOptions
@@ -38,6 +37,8 @@ PASSING: Final = frozenset({408, 425, 429})
 CONNECT_SECONDS: Final = 10.0
 LARGEST_ANSWER: Final = 64 * 1024 * 1024
 _EXCERPT: Final = 300
+_SENDABLE: Final = re.compile(r"[\t -~\xa0-\xff]*")
+_USERINFO: Final = re.compile(r"(?<=//)[^/?#]*@")
 
 
 class Unreachable(TransientError):
@@ -100,11 +101,12 @@ class HttpClient:
         self._timeout = timeout
         self._proxied = proxies
         self._proxies: dict[str, Any] = {}
-        self._session = requests.Session()
+        self._session = _Session()
         # Else a .netrc file replaces our credentials.
         self._session.trust_env = False
         self._session.headers.update({"User-Agent": f"tyk-pump/{__version__}"})
-        self._session.headers.update(headers or {})
+        for name, value in (headers or {}).items():
+            self._session.headers[name] = _sendable(name, value)
         adapter = _Adapter(options, connections)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
@@ -175,6 +177,14 @@ class HttpClient:
         return self._proxies[origin]
 
 
+class _Session(requests.Session):
+    """Leaves redirections to us."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Nowhere: an address that is none would fail already here."""
+        return None
+
+
 class _Adapter(HTTPAdapter):
     """Makes connections with our SSL context and nothing of the process's own."""
 
@@ -182,9 +192,6 @@ class _Adapter(HTTPAdapter):
         self._tls: dict[str, Any] = {"ssl_context": tls.context(options)}
         if options.ssl_server_name:
             self._tls["server_hostname"] = options.ssl_server_name
-        if options.ssl_insecure_skip_verify:
-            # The operator's word; no reminder beside each request.
-            warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
         super().__init__(pool_connections=connections, pool_maxsize=connections)
 
     def build_connection_pool_key_attributes(
@@ -197,15 +204,27 @@ class _Adapter(HTTPAdapter):
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Nothing to add to the context."""
         if conn.scheme == "https":
-            conn.ConnectionCls = _Connection
+            conn.ConnectionCls = _quiet(conn.ConnectionCls)
 
 
-class _Connection(HTTPSConnection):
-    """Does not warn of what the operator has chosen, with every request anew."""
+@functools.cache
+def _quiet(kind: type[Any]) -> type[Any]:
+    """Return this kind of connection without the warning, with every request anew, of
+    a certificate that is not checked: that is what the operator has chosen.
+
+    The kind stays, so that a connection through a proxy still is one.
+    """
+    if issubclass(kind, _Quiet):
+        return kind
+    return type(kind.__name__, (_Quiet, kind), {})
+
+
+class _Quiet:
+    """Takes a connection for one with a checked certificate."""
 
     def connect(self) -> None:
-        """Connect; whether the certificate was checked is the context's affair."""
-        super().connect()
+        """Connect; whether the certificate is checked is the context's affair."""
+        super().connect()  # type: ignore[misc]
         self.is_verified = True
 
 
@@ -216,15 +235,25 @@ def place(url: str) -> str:
 
 
 def fault_of(url: str) -> str:
-    """Return what is wrong with an http or https address, or nothing."""
+    """Return what is wrong with an http or https address, or nothing.
+
+    A password in it is not shown.
+    """
+    shown = repr(_USERINFO.sub("***@", url))
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as exc:
-        return f"{url!r} is no address: {exc}"
+        return f"{shown} is no address: {exc}"
     if parts.scheme.lower() not in ("http", "https"):
-        return f"{url!r} must begin with http:// or https://"
-    return "" if parts.hostname else f"{url!r} names no host"
+        return f"{shown} must begin with http:// or https://"
+    if not parts.hostname:
+        return f"{shown} names no host"
+    try:
+        requests.PreparedRequest().prepare_url(url, None)
+    except ValueError:
+        return f"{shown} is no address: {parts.hostname!r} cannot be a host"
+    return ""
 
 
 def checked(option: str, url: str) -> str:
@@ -232,6 +261,16 @@ def checked(option: str, url: str) -> str:
     if fault := fault_of(url):
         raise ConfigError(f"{option}: {fault}")
     return url
+
+
+def _sendable(name: str, value: str) -> str:
+    """Return the value without what stands around it, a line's end say."""
+    value = value.strip(" \t\r\n")
+    if not _SENDABLE.fullmatch(value):
+        # It may be a secret and stays out of the message.
+        reason = "has a line end or another character that no header may have"
+        raise ConfigError(f"the header {name} {reason}")
+    return value
 
 
 def gzipped(body: bytes, level: int = 1) -> bytes:
@@ -244,7 +283,8 @@ def _read(answer: requests.Response, limit: float) -> bytes:
     """Return the body; a server that drips it is not waited for without end."""
     until = time.monotonic() + limit
     parts, size = [], 0
-    for part in answer.iter_content(65536):
+    # What has come so far: a read of a number of bytes would wait for all of them.
+    while part := answer.raw.read1(65536, decode_content=True):
         parts.append(part)
         size += len(part)
         if size > LARGEST_ANSWER:
@@ -257,11 +297,18 @@ def _read(answer: requests.Response, limit: float) -> bytes:
 def _raise_for(reply: Reply, url: str) -> None:
     status = reply.status
     if 300 <= status < 400 and status != HTTPStatus.NOT_MODIFIED:
-        moved = place(reply.headers.get("Location", ""))
-        raise TransientError(f"{place(url)}: {reply.title}, moved to {moved}")
+        moved = _moved(url, reply.headers.get("Location", ""))
+        raise TransientError(f"{place(url)}: {reply.title}{moved}")
     if status in OPERATORS_FAULT or status in PASSING or status >= 500:
         reason = f"{place(url)}: {reply.reason}"
         raise TransientError(reason, retry_after=reply.retry_after)
+
+
+def _moved(url: str, location: str) -> str:
+    try:
+        return f", moved to {place(urljoin(url, location))}" if location else ""
+    except ValueError:
+        return ", moved to what is no address"
 
 
 def _status_text(status: int) -> str:
