@@ -30,6 +30,7 @@ NAMES = (
     "influx",
     "influx2",
     "elasticsearch",
+    "resurface",
     "splunk",
     "logzio",
     "segment",

@@ -26,6 +26,7 @@ from tests.servers.influx import Influx, Influx1, Influx2
 from tests.servers.kafka import ProxiedKafka, topic_name
 from tests.servers.moesif import Moesif
 from tests.servers.receiver import TcpReceiver
+from tests.servers.resurface import Capture
 from tests.servers.splunk import Collector
 
 FAULTY = "tests.faults.plugins.faulty_pump:FaultyPump"
@@ -322,6 +323,29 @@ def _kafka_broken(seen: Seen) -> Iterator[None]:
         proxy.heal()
 
 
+def _resurface_meta(seen: Seen) -> dict[str, Any]:
+    rules = "allow_http_url"
+    return {"capture_url": seen.server.url, "rules": rules, "bundle_size": 4000}
+
+
+def _resurface(request: pytest.FixtureRequest) -> Capture:
+    server = Capture()
+    server.refuses = lambda message: ["custom_field:tyk-api-id", "unfit"] in message
+    return server
+
+
+@contextlib.contextmanager
+def _resurface_broken(seen: Seen) -> Iterator[None]:
+    """One bundle is taken, then the endpoint is away."""
+    server: Capture = seen.server
+    taken = len(server.bundles)
+    server.before = lambda request: Answer(503) if len(server.bundles) > taken else None
+    try:
+        yield
+    finally:
+        server.before = lambda request: None
+
+
 CASES = [
     Case(
         type="elasticsearch",
@@ -343,6 +367,15 @@ CASES = [
         arrived=_csv_arrived,
         broken=_csv_broken,
         once=True,
+    ),
+    Case(
+        type="resurfaceio",
+        server=_resurface,
+        meta=_resurface_meta,
+        arrived=lambda seen: seen.server.values("custom_field:tyk-api-name"),
+        touched=lambda seen: bool(seen.server.http.requests),
+        broken=_resurface_broken,
+        unfit={"api_id": "unfit"},
     ),
     Case(
         type="splunk",

@@ -150,6 +150,20 @@ def overlay(
             fault(f"{written}: {exc}")
 
 
+def fall_back(
+    options: type[Options], values: dict[str, Any], variables: Variables, fault: Report
+) -> None:
+    """Ask the variables of other programs for what nobody has said."""
+    for field in fields_of(options):
+        if not field.variable or values.get(field.name) not in (None, ""):
+            continue
+        try:
+            if text := variables.get(field.variable):
+                values[field.name] = convert(field, parse(field, text))
+        except Wrong as exc:
+            fault(f"{field.variable}: {exc}")
+
+
 NO_REFERENCES = "references to stores of secrets are not in this version"
 
 

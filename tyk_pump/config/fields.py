@@ -50,6 +50,8 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     example: Any
     seconds: bool
     numeral: bool
+    variable: str
+    """A variable of another program, asked where nothing else is said; or nothing."""
     limits: tuple[tuple[str, float], ...]
 
     def nested(self) -> type[Options] | None:
@@ -119,6 +121,7 @@ def _field(info: msgspec.structs.FieldInfo) -> Field:
         example=extra.get("example"),
         seconds=bool(extra.get("seconds")),
         numeral=bool(extra.get("numeral")),
+        variable=extra.get("variable", ""),
         limits=tuple(limits),
     )
 

@@ -389,6 +389,7 @@ class _Loader:
         skip = ("meta_env_prefix",)
         values = self.read(options_type, raw, place, faults.append, skip)
         environment.overlay(options_type, values, prefix, self.variables, faults.append)
+        environment.fall_back(options_type, values, self.variables, faults.append)
         options = self.build(options_type, values, place, faults.append)
         return {**_normalised(options_type, raw), **values}, options
 

@@ -26,6 +26,7 @@ def doc(
     aliases: Sequence[str] = (),
     choices: Sequence[str] = (),
     numeral: bool = False,
+    variable: str | None = None,
 ) -> msgspec.Meta:
     """Describe an option.
 
@@ -33,7 +34,8 @@ def doc(
     without underscores, `env_aliases` are other spellings of it. `aliases` are older
     spellings of the key. `choices` are the accepted texts, compared without case; the
     empty text stands for the default. A `numeral` is a whole number that the file may
-    also hold as a text.
+    also hold as a text. `variable` names what is asked in the environment where no
+    other place says more than an empty text: a variable of the back end's own programs.
     """
     extra: dict[str, Any] = {"doc": True}
     if env is not None:
@@ -48,6 +50,8 @@ def doc(
         extra["example"] = example
     if numeral:
         extra["numeral"] = True
+    if variable is not None:
+        extra["variable"] = variable
     limits: dict[str, Any] = {"gt": gt, "ge": ge, "le": le, "min_length": min_length}
     given = {name: limit for name, limit in limits.items() if limit is not None}
     meta: msgspec.Meta = msgspec.Meta(description=text, extra=extra, **given)

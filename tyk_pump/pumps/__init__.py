@@ -17,9 +17,10 @@ REGISTRY: Final[dict[str, str]] = {
     "influx2": "tyk_pump.pumps.influx2:Influx2Pump",
     "kafka": "tyk_pump.pumps.kafka:KafkaPump",
     "logzio": "tyk_pump.pumps.logzio:LogzioPump",
+    "resurfaceio": "tyk_pump.pumps.resurface:ResurfacePump",
+    "splunk": "tyk_pump.pumps.splunk:SplunkPump",
     "moesif": "tyk_pump.pumps.moesif:MoesifPump",
     "segment": "tyk_pump.pumps.segment:SegmentPump",
-    "splunk": "tyk_pump.pumps.splunk:SplunkPump",
     "stdout": "tyk_pump.pumps.stdout:StdoutPump",
     "syslog": "tyk_pump.pumps.syslog:SyslogPump",
 }
