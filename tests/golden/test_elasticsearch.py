@@ -129,8 +129,6 @@ def with_meta(case: Case, **options: Any) -> Case:
     about = {**case.about, "pump": section}
     if "then" in about:
         about["batches"] = [about["names"], about["then"]["names"]]
-    if "repeat" in about:
-        about["names"] = list(loader.corpus(about["corpus"])) * about["repeat"]
     return msgspec.structs.replace(case, about=about)
 
 
