@@ -18,7 +18,7 @@ import msgspec
 from tests.servers.http import Answer, HttpServer, Request, of
 from tests.servers.tls import Authority
 
-TYPED = ("3", "5", "6")
+OLD = ("", "1", "2", "5", "6")
 
 
 class Document(msgspec.Struct):
@@ -105,7 +105,7 @@ class ClusterServer:
 
     @property
     def _typed(self) -> bool:
-        return not self.distribution and self.number[:1] in ("", "1", "2", "5", "6")
+        return not self.distribution and self.number.partition(".")[0] in OLD
 
     def _greeting(self) -> Answer:
         if not self.number:

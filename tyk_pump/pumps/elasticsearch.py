@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from tyk_pump.config.options import HttpOptions, Options, Secret, TlsOptions, doc
 from tyk_pump.errors import ConfigError
@@ -21,9 +21,17 @@ from tyk_pump.record.gotime import civil
 from tyk_pump.transport.bulk import Bulk, Part
 from tyk_pump.transport.elastic import TYPED, VERSIONS, Cluster
 from tyk_pump.transport.http import HttpClient, fault_of
+from tyk_pump.transport.index_template import Kind, template
+from tyk_pump.transport.nodes import (
+    addresses,
+    basic_header,
+    userinfo,
+    without_userinfo,
+)
 
 log = logging.getLogger(__name__)
 
+DEFAULT_NAME: Final = "tyk_analytics"
 DEFAULT_ACTIONS: Final = 1000
 DEFAULT_SIZE: Final = 5 * 1024 * 1024
 LARGEST_BODY: Final = 100 * 1024 * 1024
@@ -61,8 +69,12 @@ _MCP: Final[dict[str, str | Computed]] = {
     "mcp_primitive_type": Computed(lambda r: r.mcp_stats.primitive_type, ()),
     "mcp_primitive_name": Computed(lambda r: r.mcp_stats.primitive_name, ()),
 }
-_NUMBERS: Final = frozenset({"content_length", "request_time_ms", "response_code"})
-_LONG_TEXTS: Final = frozenset({"raw_request", "raw_response"})
+_KINDS: Final[dict[str, Kind]] = {
+    **dict.fromkeys([*_BASE, *_EXTENDED, *_MCP], "exact"),
+    **dict.fromkeys(["content_length", "request_time_ms", "response_code"], "number"),
+    **dict.fromkeys(["raw_request", "raw_response"], "text"),
+    "@timestamp": "date",
+}
 
 
 class BulkConfig(Options, frozen=True, kw_only=True):
@@ -205,11 +217,11 @@ class ElasticsearchOptions(HttpOptions, frozen=True, kw_only=True):
         """Addresses, and what data streams do not allow."""
         if self.use_ssl:
             yield from super().faults()
-        urls = _urls(self.elasticsearch_url)
+        urls = addresses(self.elasticsearch_url)
         if not urls:
             yield "elasticsearch_url", "names no node"
         for url in urls:
-            if fault := fault_of(_without_userinfo(url)):
+            if fault := fault_of(without_userinfo(url)):
                 yield "elasticsearch_url", fault
         if self.data_stream and self.rolling_index:
             yield "rolling_index", "a data stream rolls by itself"
@@ -219,7 +231,7 @@ class ElasticsearchOptions(HttpOptions, frozen=True, kw_only=True):
             yield "data_stream", f"version {self.version} has none"
 
     def __repr__(self) -> str:
-        shown = [_without_userinfo(url) for url in _urls(self.elasticsearch_url)]
+        shown = [without_userinfo(url) for url in addresses(self.elasticsearch_url)]
         values = ", ".join(
             f"{name}={getattr(self, name)!r}"
             for name in self.__struct_fields__
@@ -272,16 +284,20 @@ class ElasticsearchPump:
         with_mcp = Document(keys | _MCP)
         self._mcp_document = with_mcp.encode
         self.fields = with_mcp.fields
+        self._index = options.index_name or DEFAULT_NAME
         self._template_made = not options.index_template
         self._bulk = _bulk(options)
 
     def open(self) -> None:
         """Ask the cluster for what has to be known of it, if anything."""
         options = self._options
-        urls = _urls(options.elasticsearch_url)
+        urls = addresses(options.elasticsearch_url)
         for url in urls:
-            if fault := fault_of(_without_userinfo(url)):
+            if fault := fault_of(without_userinfo(url)):
                 raise ConfigError(f"elasticsearch_url: {fault}")
+        tls = ("ssl_insecure_skip_verify", "ssl_ca_file", "ssl_cert_file")
+        if not options.use_ssl and any(getattr(options, name) for name in tls):
+            log.warning("the ssl_ options have no effect without use_ssl")
         self._http = HttpClient(
             options if options.use_ssl else TlsOptions(),
             _credentials(options, urls),
@@ -291,13 +307,13 @@ class ElasticsearchPump:
         )
         self._cluster = Cluster(
             self._http,
-            [_without_userinfo(url).rstrip("/") for url in urls],
+            [without_userinfo(url).rstrip("/") for url in urls],
             version=options.version,
             sniffing=options.use_sniffing,
             compatible_with=options.compatible_with,
         )
         try:
-            self._ready()
+            self._cluster.ready()
         except BaseException:
             self._http.close()
             raise
@@ -310,7 +326,11 @@ class ElasticsearchPump:
         """Send documents; return when the cluster has confirmed each."""
         if not batch.records:
             return
-        lines = _Lines(self._options, self._ready())
+        version = self._cluster.ready()
+        if not self._template_made:
+            self._put_template(version)
+            self._template_made = True
+        lines = _Lines(self._options, version)
         if self._options.disable_bulk:
             self._bulk.send(batch, self._single(lines), self._put)
         else:
@@ -321,19 +341,19 @@ class ElasticsearchPump:
         self._bulk.close()
         self._http.close()
 
-    def _ready(self) -> str:
-        if self._needs_nothing():
-            return self._cluster.version
-        version = self._cluster.ready()
-        if not self._template_made:
-            name = self._options.index_name
-            if not self._cluster.put_template(name, _template(self._options, version)):
-                log.info("an index template is there already", extra={"reason": name})
-            self._template_made = True
-        return version
-
-    def _needs_nothing(self) -> bool:
-        return self._template_made and not self._options.use_sniffing
+    def _put_template(self, version: str) -> None:
+        options = self._options
+        made = template(
+            [name for name in (self._index, options.mcp_index_name) if name],
+            _KINDS,
+            version,
+            document_type=options.document_type or DEFAULT_NAME,
+            rolling=options.rolling_index,
+            data_stream=options.data_stream,
+            settings=options.index_template_settings,
+        )
+        if not self._cluster.put_template(self._index, made):
+            log.info("index template is there", extra={"reason": self._index})
 
     def _action(self, lines: _Lines) -> Callable[[Batch, int], bytes]:
         plain, mcp = self._document, self._mcp_document
@@ -370,11 +390,9 @@ class _Lines:
 
     def __init__(self, options: ElasticsearchOptions, version: str) -> None:
         self._op = options.op_type
-        self._names = options.index_name or "tyk_analytics", options.mcp_index_name
+        self._names = options.index_name or DEFAULT_NAME, options.mcp_index_name
         self._rolling = options.rolling_index
-        self._type = (
-            options.document_type or "tyk_analytics" if version in TYPED else ""
-        )
+        self._type = options.document_type or DEFAULT_NAME if version in TYPED else ""
         by_pump = options.rolling_index_by == "pump"
         self._today = time.strftime("-%Y.%m.%d") if by_pump else ""
         self._heads: dict[tuple[bool, int], bytes] = {}
@@ -448,79 +466,18 @@ def _content_id(record: AnalyticsRecord) -> str:
     return base64.urlsafe_b64encode(made)[:22].decode()
 
 
-def _urls(text: str) -> list[str]:
-    return [url for url in (part.strip() for part in text.split(",")) if url]
-
-
-def _without_userinfo(url: str) -> str:
-    head, sign, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return (
-        f"{head}{sign}{host.rpartition('@')[2]}{slash}{path}"
-        if sign
-        else (url.rpartition("@")[2])
-    )
-
-
 def _credentials(options: ElasticsearchOptions, urls: Sequence[str]) -> dict[str, str]:
     """Return the header of the strongest credentials: API key, basic, an address's."""
     if options.auth_api_key_encoded:
         return {"Authorization": f"ApiKey {options.auth_api_key_encoded.reveal()}"}
     if options.auth_api_key_id and options.auth_api_key:
         pair = f"{options.auth_api_key_id}:{options.auth_api_key.reveal()}"
-        return {"Authorization": f"ApiKey {_base64(pair)}"}
+        encoded = base64.b64encode(pair.encode()).decode()
+        return {"Authorization": f"ApiKey {encoded}"}
     if options.auth_api_key_id or options.auth_api_key:
         log.warning("auth_api_key and auth_api_key_id count together only")
     if options.auth_basic_username or options.auth_basic_password:
-        name = options.auth_basic_username
-        pair = f"{name}:{options.auth_basic_password.reveal()}"
-        return {"Authorization": f"Basic {_base64(pair)}"}
-    for url in urls:
-        userinfo, at, _ = urlsplit(url).netloc.rpartition("@")
-        if at:
-            name, _, password = userinfo.partition(":")
-            pair = f"{unquote(name)}:{unquote(password)}"
-            return {"Authorization": f"Basic {_base64(pair)}"}
-    return {}
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
-def _template(options: ElasticsearchOptions, version: str) -> dict[str, Any]:
-    """Return an index template for our documents, as the version wants it."""
-    names = [options.index_name, options.mcp_index_name]
-    suffix = "-*" if options.rolling_index else ""
-    patterns = [name + suffix for name in names if name]
-    mappings: dict[str, Any] = {
-        "properties": {
-            key: _mapping(key, version) for key in (*_BASE, *_EXTENDED, *_MCP)
-        }
-    }
-    settings = options.index_template_settings
-    if version not in TYPED:
-        template: dict[str, Any] = {
-            "index_patterns": patterns,
-            "priority": 200,
-            "template": {"settings": settings, "mappings": mappings},
-        }
-        return template | ({"data_stream": {}} if options.data_stream else {})
-    typed = {"settings": settings, "mappings": {options.document_type: mappings}}
-    if version == "6":
-        return {"index_patterns": patterns, **typed}
-    return {"template": patterns[0], **typed}
-
-
-def _mapping(key: str, version: str) -> dict[str, Any]:
-    if key == "@timestamp":
-        return {"type": "date"}
-    if key in _NUMBERS:
-        return {"type": "long"}
-    if version == "3":
-        exact = {} if key in _LONG_TEXTS else {"index": "not_analyzed"}
-        return {"type": "string", **exact}
-    if key in _LONG_TEXTS:
-        return {"type": "text"}
-    # A term has at most 32,766 bytes, a character at most four.
-    return {"type": "keyword", "ignore_above": 8191}
+        password = options.auth_basic_password.reveal()
+        return {"Authorization": basic_header(options.auth_basic_username, password)}
+    basic = userinfo(urls)
+    return {"Authorization": basic_header(*basic)} if basic else {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -17,6 +19,34 @@ LONGEST_REST: Final = 60.0
 """Seconds for which a node that did not answer is left out, doubling each time."""
 GREETING_SECONDS: Final = 3.0
 """How long a node that was dead may take to say that it is back."""
+
+
+def addresses(text: str) -> list[str]:
+    """Return the addresses of a list with commas, blanks around them cut off."""
+    return [url for url in (part.strip() for part in text.split(",")) if url]
+
+
+def without_userinfo(url: str) -> str:
+    """Return an address without name and password, whatever else is wrong with it."""
+    scheme, sign, rest = url.rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{sign}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def userinfo(urls: Sequence[str]) -> tuple[str, str] | None:
+    """Return name and password of the first address that has them."""
+    for url in urls:
+        found, at, _ = urlsplit(url).netloc.rpartition("@")
+        if at:
+            name, _, password = found.partition(":")
+            return unquote(name), unquote(password)
+    return None
+
+
+def basic_header(name: str, password: str) -> str:
+    """Return the Authorization header of basic authentication."""
+    encoded = base64.b64encode(f"{name}:{password}".encode()).decode()
+    return f"Basic {encoded}"
 
 
 class _Node(msgspec.Struct):
