@@ -25,7 +25,12 @@ from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.gotime import rfc3339_any_year
 from tyk_pump.record.line_protocol import LATENCIES, NAMES, Dialect
 from tyk_pump.transport.http import HttpClient, Reply, place
-from tyk_pump.transport.influx import PointOptions, Points, unknown_names
+from tyk_pump.transport.influx import (
+    GUARANTEE,
+    PointOptions,
+    Points,
+    unknown_names,
+)
 
 log = logging.getLogger(__name__)
 
@@ -111,16 +116,7 @@ class Influx2Pump:
 
     options_type: ClassVar[type[Influx2Options]] = Influx2Options
     fields: tuple[str, ...] = (*NAMES.values(), "latency")
-    guarantee: Final = (
-        "Each record once: a point has the record's time to the millisecond and, in "
-        "the six digits below, the record's place in its stream, so that a repeated "
-        "write replaces the point by itself. Of one stream no two points of a series "
-        "share a time (a million records in a row, for one millisecond); of different "
-        "streams, from several instances or after a restart, two points of one series "
-        "and millisecond do so once in a million, and then the later replaces the "
-        "earlier. With `point_time` `write`, at least once, and points of a series "
-        "that are written in the same instant replace each other."
-    )
+    guarantee: Final = GUARANTEE
     differences: Final = (
         "Points have the time of their record, in nanoseconds: microseconds leave no "
         "room to tell points apart. `point_time` `write` brings back the pump's clock "

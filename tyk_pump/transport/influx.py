@@ -24,6 +24,16 @@ from tyk_pump.transport.http import HttpClient, Reply, fault_of
 
 SLOTS: Final = 1_000_000
 """Points of one series that a millisecond has room for."""
+GUARANTEE: Final = (
+    "Each record once: a point has the record's time to the millisecond and, in "
+    "the six digits below, the record's place in its stream, so that a repeated "
+    "write replaces the point by itself. Of one stream no two points of a series "
+    "share a time (a million records in a row, for one millisecond); of different "
+    "streams, from several instances or after a restart, two points of one series "
+    "and millisecond do so once in a million, and then the later replaces the "
+    "earlier. With `point_time` `write`, at least once, and points of a series "
+    "that are written in the same instant replace each other."
+)
 _UNPARSED: Final = "unable to parse '"
 _WHOLE_LINE: Final = re.compile(r"unable to parse '.*': ", re.DOTALL)
 _REST_OF_LINE: Final = re.compile(rf""":? *["']{MEASUREMENT}[, ].*""", re.DOTALL)
@@ -90,8 +100,8 @@ class Points:
         self._tick = tick
         self._compress = options.compress
         self._bulk = Bulk(max_bytes=options.batch_bytes, max_count=options.batch_size)
-        reads = self._lines.fields
-        self.fields = tuple(dict.fromkeys((*reads, *self._timestamp())))
+        times = () if self.by_clock else ("timestamp",)
+        self.fields = tuple(dict.fromkeys((*self._lines.fields, *times)))
         """The attributes of a record that are read."""
 
     def send(self, batch: Batch, http: HttpClient, url: str) -> None:
@@ -116,9 +126,6 @@ class Points:
             return None if 200 <= reply.status < 300 else verdict(reply, part)
 
         self._bulk.send(batch, encode, post)
-
-    def _timestamp(self) -> tuple[str, ...]:
-        return () if self.by_clock else ("timestamp",)
 
 
 _HEADERS: Final = {"Content-Type": "text/plain; charset=utf-8"}
