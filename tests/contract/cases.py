@@ -80,6 +80,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     exact: bool = True
     """False where what had arrived before a failure cannot be known, and a retry
     sends it again."""
+    status_only: bool = False
+    """True where an HTTP status is the whole answer, and its body means nothing."""
     unfit: dict[str, Any] | None = None
     """Fields of a record that the back end refuses for good; None: it takes all."""
 
@@ -477,6 +479,7 @@ CASES = [
     Case(type="dummy", meta=lambda seen: {}, arrived=_dummy_arrived),
     Case(
         type="logzio",
+        status_only=True,
         server=_listener,
         meta=lambda seen: {
             "url": seen.server.url,
@@ -491,6 +494,7 @@ CASES = [
     ),
     Case(
         type="segment",
+        status_only=True,
         server=_segment,
         meta=lambda seen: {
             "segment_url": seen.server.url,

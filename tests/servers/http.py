@@ -111,6 +111,8 @@ class HttpServer:
         self.requests: list[Request] = []
         self.tunnels: list[str] = []
         """Targets of CONNECT requests."""
+        self.reads: int | None = None
+        """Only so many bytes of a body are read, then the connection is reset."""
         self.authority = authority
         self.closing = threading.Event()
         self._lock = threading.Lock()
@@ -278,6 +280,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         owner = self._owner()
+        if owner.reads is not None:
+            self.rfile.read(min(owner.reads, int(self.headers["Content-Length"] or 0)))
+            self._reset()
+            return
         peer = None
         if isinstance(self.connection, ssl.SSLSocket):
             peer = self.connection.getpeercert()

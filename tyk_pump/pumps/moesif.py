@@ -41,6 +41,7 @@ REFRESH_SECONDS: Final = 60.0
 ETAG: Final = "X-Moesif-Config-Etag"
 MASK: Final = "*****"
 
+_TAKEN: Final = frozenset({201, 202})
 _REFUSED: Final = frozenset({400, 422})
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "tyk-pump:record").bytes
 _RANGE: Final = 2.0**64 / 100
@@ -468,13 +469,14 @@ class MoesifPump:
         body = b"[" + b",".join(part.items) + b"]"
         client = self._connected()
         reply = client.post(f"{self._endpoint}/v1/events/batch", body, gzip=True)
-        if 200 <= reply.status < 300:
+        if reply.status in _TAKEN:
             self._batch_etag = reply.headers.get(ETAG, "") or self._batch_etag
         elif reply.status == 413:
             raise TooLarge(reply.reason)
         elif reply.status in _REFUSED:
             raise Refused(reply.reason)
         else:
+            # A page to log in with status 200, say, is none of Moesif's answers.
             raise TransientError(f"{self._endpoint}: {reply.reason}")
 
 

@@ -472,7 +472,7 @@ def _failure(reply: Reply, status: Status | None) -> TransientError:
     words = _words(reply, status)
     if status is None:
         words = f"no answer of a collector: {words}"
-    return TransientError(f"{reply.place}: {words}", retry_after=reply.retry_after)
+    return reply.failure(words)
 
 
 def _with_unconfirmed(

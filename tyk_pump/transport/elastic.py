@@ -146,7 +146,7 @@ class Cluster:
         if reply.status == 400 and b"already exists" in reply.body:
             return False
         error = _words(_object(reply).get("error")) or reply.reason
-        raise TransientError(f"index template {name}: {error}")
+        raise reply.failure(f"index template {name}: {error}")
 
     def post_bulk(self, part: Part) -> None:
         """Send actions and documents, lines that are ready; None when all are in."""
@@ -160,9 +160,8 @@ class Cluster:
         if answer.errors is False and len(answer.items) in (0, len(part)):
             return
         if len(answer.items) != len(part):
-            raise TransientError(
-                f"the answer speaks of {len(answer.items)} records, not {len(part)}"
-            )
+            told = f"the answer speaks of {len(answer.items)} records, not {len(part)}"
+            raise reply.failure(told)
         _judge(answer)
 
     def put_document(self, path: str, body: bytes) -> None:
@@ -174,7 +173,7 @@ class Cluster:
         if reply.status not in _OK:
             raise self._refusal(reply)
         if not _decoded(_decode_document, reply).id:
-            raise TransientError(f"no document is named in the answer: {reply.reason}")
+            raise reply.failure(f"no document is named in the answer: {reply.reason}")
 
     def _request(
         self, method: str, path: str, body: bytes | None = None, **how: Any
@@ -210,10 +209,10 @@ class Cluster:
             if self._asked:
                 self._version = ""  # it may be another server by now
             hint = f"it does not take the form of version {version}, see `version`"
-            return TransientError(f"{reason} ({hint})")
+            return reply.failure(f"{reason} ({hint})")
         if reply.status == 400 and not _is_operators(error):
             return Refused(reason)
-        return TransientError(reason)
+        return reply.failure(reason)
 
     def _sniff(self) -> None:
         self._sniff_at = self._clock() + SNIFF_SECONDS
@@ -294,7 +293,7 @@ def _decoded(decode: Callable[[bytes], _T], reply: Reply) -> _T:
         return decode(reply.body)
     except (msgspec.DecodeError, RecursionError) as exc:
         excerpt = reply.body[:100].decode("utf-8", "replace")
-        raise TransientError(f"the answer is none to a bulk: {excerpt!r}") from exc
+        raise reply.failure(f"the answer is none to a bulk: {excerpt!r}") from exc
 
 
 def _product(reply: Reply) -> tuple[str, str]:

@@ -58,8 +58,7 @@ class Reply(msgspec.Struct, frozen=True):
     @property
     def reason(self) -> str:
         """Return the status and the beginning of what the back end says, in a line."""
-        excerpt = " ".join(self.body[:2000].decode("utf-8", "replace").split())
-        excerpt = excerpt[:_EXCERPT]
+        excerpt = _line(self.body[:2000].decode("utf-8", "replace"))
         return f"{_status_text(self.status)}: {excerpt}" if excerpt else self.title
 
     @property
@@ -79,7 +78,12 @@ class Reply(msgspec.Struct, frozen=True):
         except (msgspec.DecodeError, RecursionError) as exc:
             excerpt = self.body[:100].decode("utf-8", "replace")
             reason = f"the answer is no JSON ({self.title}): {excerpt!r}"
-            raise TransientError(f"{self.place}: {reason}") from exc
+            raise self.failure(reason) from exc
+
+    def failure(self, reason: str = "") -> TransientError:
+        """Return the error for an answer that is not the records' fault."""
+        told = f"{self.place}: {reason or self.reason}"
+        return TransientError(told, retry_after=self.retry_after)
 
 
 class HttpClient:
@@ -298,10 +302,15 @@ def _raise_for(reply: Reply, url: str) -> None:
     status = reply.status
     if 300 <= status < 400 and status != HTTPStatus.NOT_MODIFIED:
         moved = _moved(url, reply.headers.get("Location", ""))
-        raise TransientError(f"{place(url)}: {reply.title}{moved}")
+        raise reply.failure(f"{reply.title}{moved}")
     if status in OPERATORS_FAULT or status in PASSING or status >= 500:
-        reason = f"{place(url)}: {reply.reason}"
-        raise TransientError(reason, retry_after=reply.retry_after)
+        raise reply.failure()
+
+
+def _line(text: str) -> str:
+    """Return the beginning of what somebody else says, in a line."""
+    shown = "".join(char if char.isprintable() else " " for char in text[:2000])
+    return " ".join(shown.split())[:_EXCERPT]
 
 
 def _moved(url: str, location: str) -> str:
@@ -353,4 +362,5 @@ def _innermost(exc: BaseException) -> str:
             return "no answer in time"
     text = str(chain[-1])
     # urllib3 begins with the connection's repr.
-    return re.sub(r"^<[^>]*>: |^\S*Pool\([^)]*\): ", "", text) or type(exc).__name__
+    text = re.sub(r"^<[^>]*>: |^\S*Pool\([^)]*\): ", "", text)
+    return _line(text) or type(exc).__name__

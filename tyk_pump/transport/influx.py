@@ -123,7 +123,14 @@ class Points:
         def post(part: Part) -> Verdict | None:
             body = b"".join(part.items)
             reply = http.post(url, body, headers=_HEADERS, gzip=self._compress)
-            return None if 200 <= reply.status < 300 else verdict(reply, part)
+            if reply.status == HTTPStatus.NO_CONTENT:
+                return None
+            if 200 <= reply.status < 300:
+                # A page to log in, say: the answer of something else on the way.
+                raise reply.failure(
+                    f"only 204 means that points are in, not {reply.reason}"
+                )
+            return verdict(reply, part)
 
         self._bulk.send(batch, encode, post)
 
