@@ -92,6 +92,8 @@ class Kafka:
         )
         with contextlib.closing(consumer):
             numbers = sorted(consumer.partitions_for_topic(topic) or ())
+            if not numbers:
+                return []
             partitions = [TopicPartition(topic, number) for number in numbers]
             consumer.assign(partitions)
             ends = consumer.end_offsets(partitions)
@@ -217,6 +219,23 @@ class KafkaServer(Kafka):
         )
         for port in self.ports.values():
             self.process.wait(lambda port=port: listening(port))  # type: ignore[misc]
+        self.process.wait(self._gives_identities)
+
+    def _gives_identities(self) -> bool:
+        """Idempotent producers are served a moment after all others."""
+        from kafka.protocol.producer import InitProducerIdRequest
+
+        from tyk_pump.errors import TransientError
+        from tyk_pump.transport.kafka import Access, Link
+
+        access = Access(client_id="tests", timeout=5)
+        request = InitProducerIdRequest(transactional_id=None)
+        request.transaction_timeout_ms = 60_000
+        with contextlib.suppress(TransientError):
+            link = Link("127.0.0.1", self.ports["PLAINTEXT"], access)
+            with contextlib.closing(link):
+                return bool(link.ask(request).error_code == 0)
+        return False
 
     def kill(self) -> None:
         """kill -9; its data stays."""

@@ -27,6 +27,7 @@ class Proxy:
         """Where it goes; may be changed for the connections to come."""
         self._left: int | None = None
         self._cut = False
+        self._deaf = False
         self._holes = threading.Event()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -46,13 +47,17 @@ class Proxy:
         """Cut once so many more bytes have come from the clients."""
         self._left = size
 
+    def lose_answer(self) -> None:
+        """Let what the clients send arrive, and cut as soon as an answer comes."""
+        self._deaf = True
+
     def swallow(self) -> None:
         """Take everything and pass on nothing, either way, until `heal`."""
         self._holes.set()
 
     def heal(self) -> None:
         """Serve as at first; connections that lost something are reset."""
-        self._left, self._cut = None, False
+        self._left, self._cut, self._deaf = None, False, False
         if self._holes.is_set():
             self._holes.clear()
             self._reset_all()
@@ -113,6 +118,9 @@ class Proxy:
                     time.sleep(self.delay)
                 if self._holes.is_set():
                     continue
+                if self._deaf and not upwards:
+                    self.cut()
+                    break
                 if upwards and self._left is not None:
                     data, self._left = data[: self._left], self._left - len(data)
                     if self._left <= 0:

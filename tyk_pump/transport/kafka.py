@@ -36,6 +36,7 @@ IDLE_SECONDS: Final = 180.0
 """A connection that was silent for longer is made anew: a firewall may have dropped it
 without a word."""
 METADATA_SECONDS: Final = 300.0
+TLS_ALERT: Final = b"\x15\x03"
 LARGEST_ANSWER: Final = 64 * 1024 * 1024
 UNKNOWN_TOPIC: Final = 3
 UNSUPPORTED_VERSION: Final = 35
@@ -163,7 +164,10 @@ class Link:
         header = self._waiting.pop(0)
         until = time.monotonic() + self._access.timeout
         try:
-            (size,) = struct.unpack(">i", self._read(4, until))
+            head = self._read(4, until)
+            if head[:2] == TLS_ALERT:
+                raise self._failed("the broker speaks TLS here, and use_ssl is off")
+            (size,) = struct.unpack(">i", head)
             if not 4 <= size <= LARGEST_ANSWER:
                 raise self._failed("what answers there is no Kafka broker")
             data = io.BytesIO(self._read(size, until))
@@ -195,14 +199,11 @@ class Link:
         return made
 
     def _ask_versions(self) -> None:
-        ours = {"client_software_name": "tyk-pump", "client_software_version": "0"}
-        ours["client_software_version"] = __version__
-        try:
-            found = self.ask(ApiVersionsRequest(**ours))
-        except TransientError as exc:
-            if "closed" in exc.reason and self._access.tls is None:
-                raise TransientError(f"{exc.reason}; does it ask for TLS?") from exc
-            raise
+        ours = {
+            "client_software_name": "tyk-pump",
+            "client_software_version": __version__,
+        }
+        found = self.ask(ApiVersionsRequest(**ours))
         if found.error_code == UNSUPPORTED_VERSION:
             self._versions = BrokerVersionData(api_versions={18: (0, 0)})
             found = self.ask(ApiVersionsRequest())
