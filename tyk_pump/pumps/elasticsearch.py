@@ -272,6 +272,9 @@ class ElasticsearchPump:
         "A record whose time JSON cannot express becomes a dead letter; the others go.",
         "An API key is sent with `use_ssl` too. Sniffed nodes keep the scheme of "
         "`elasticsearch_url`. Blanks between addresses do not matter.",
+        "A bulk request asks for statuses and errors alone in the answer "
+        "(`filter_path`). Nodes are not greeted by HEAD before and between requests, "
+        "except one that was dead.",
         "An answer that does not say what became of the records, `{}` say, is none.",
     )
 
