@@ -286,7 +286,6 @@ class Cluster:
 
     def describe(self, name: str) -> str:
         """Say in a line what is there; a topic is not made by asking for it."""
-        self.any()
         try:
             topic = self._look_up(name, create=False)
         except UnknownTopic:

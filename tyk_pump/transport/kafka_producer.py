@@ -48,7 +48,7 @@ MOVED: Final = frozenset({3, 5, 6, 9, 56, 74, 75, 100})
 """The partition is elsewhere, or is not known there."""
 IN_DOUBT: Final = frozenset({7, 20})
 """The leader has the records, and the other replicas perhaps not."""
-LOST_COUNT: Final = frozenset({45, 47, 49, 59, 67, 90})
+LOST_COUNT: Final = frozenset({45, 47, 49, 59, 90})
 """The broker knows our sequence otherwise: a new one is begun."""
 INVALID: Final = frozenset({32, 87})
 """A record that the topic's settings do not allow."""
