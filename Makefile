@@ -55,7 +55,7 @@ golden: $(READY) ## Compare with what the reference sent, and print the differen
 	$(RUN) -m pytest -n $(JOBS) -vv tests/golden
 
 torture: $(READY) ## Kill and freeze processes under load, hundreds of times
-	TYK_PUMP_KILLS=$(KILLS) $(RUN) -m pytest -v tests/daemon/test_kills.py
+	TYK_PUMP_KILLS=$(KILLS) $(RUN) -m pytest -v tests/daemon/test_kills.py tests/daemon/test_mix.py
 
 bench: $(READY) ## Measure each stage and the whole way
 	$(RUN) -m benchmarks.run

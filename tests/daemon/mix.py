@@ -1,0 +1,338 @@
+"""Back ends of many pumps at once, and the moods that they answer in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tests.daemon.harness import count_lines, csv_names, record
+from tests.servers.cluster import ClusterServer, Document
+from tests.servers.http import Answer, HttpServer, Request
+from tests.servers.influx import Influx1
+from tests.servers.kafka import Kafka
+from tests.servers.logzio import TOKEN as LOGZIO_TOKEN
+from tests.servers.logzio import Listener
+from tests.servers.receiver import TcpReceiver
+from tests.servers.segment import KEY, Api
+from tests.servers.splunk import TOKEN as SPLUNK_TOKEN
+from tests.servers.splunk import Collector
+
+PATH_OF = re.compile(rb" path:(\S*) raw_path:")
+TIMEOUT = 1.0
+"""Seconds that a pump waits for an answer."""
+LONG = 3600.0
+
+
+def named(name: str) -> bytes:
+    """Return a record whose path, which every pump sends, is its name."""
+    return record(name, path=name, timestamp=(1_700_000_000, 0))
+
+
+class Side:
+    """One back end: how a pump is pointed to it, and what it has got."""
+
+    once = False
+    """Whether a record that was sent again is there only once."""
+
+    def __init__(self, name: str, meta: dict[str, Any]) -> None:
+        self.name = name
+        self.section = {
+            "type": name,
+            "meta": meta,
+            "retry": {"initial": 0.05, "max": 0.3},
+        }
+
+    def names(self) -> Counter[str]:
+        """Return how often each record is there."""
+        raise NotImplementedError
+
+    def count(self) -> int:
+        """Return how many records are there, while more may come."""
+        return len(self.names())
+
+    def trouble(self, chance: random.Random) -> None:
+        """Go wrong in a way that is not an answer."""
+
+    def calm(self) -> None:
+        """Be well from now on."""
+
+    def close(self) -> None:
+        """Go away."""
+
+    def check(self, pushed: Iterable[str]) -> None:
+        """Assert that exactly these records are there."""
+        expected, found = set(pushed), self.names()
+        missing = expected - set(found)
+        assert not missing, f"{self.name}: {len(missing)} lost, {sorted(missing)[:3]}"
+        foreign = set(found) - expected
+        assert not foreign, f"{self.name}: unknown {sorted(foreign)[:3]}"
+        twice = [name for name, times in found.items() if times > 1]
+        assert not (self.once and twice), f"{self.name}: doubled {twice[:3]}"
+
+
+class HttpSide(Side):
+    """A back end that answers as its vendor's does, but not always."""
+
+    def __init__(self, name: str, meta: dict[str, Any], server: HttpServer) -> None:
+        super().__init__(name, {**meta, "request_timeout": TIMEOUT})
+        self.server = server
+        self.well = threading.Event()
+        self.held: threading.Event | None = None
+        """While there is one, requests wait for it."""
+        self._chance = random.Random(name)
+        self._lock = threading.Lock()
+        self._respond = server.respond
+        server.respond = self.respond
+        self.well.set()
+
+    def respond(self, request: Request) -> Answer:
+        """Answer; the requests are not kept: there are many."""
+        if self.held is not None:
+            self.held.wait()
+            return Answer(hang_up=True)
+        with self._lock:
+            self.server.requests.clear()
+            mood = "well" if self.well.is_set() else self._chance.choice(MOODS)
+            return self._in_mood(mood, request)
+
+    def _in_mood(self, mood: str, request: Request) -> Answer:
+        if mood == "busy":
+            return Answer(503, b"busy")
+        if mood == "throttled":
+            return Answer(429, headers={"Retry-After": "0"})
+        if mood == "deaf":
+            return Answer(hang_up=True)
+        if mood == "hung":
+            return Answer(delay=LONG, hang_up=True)
+        answer = self._respond(request)
+        if mood == "unheard":
+            return Answer(hang_up=True)
+        if mood == "late":
+            return Answer(answer.status, answer.body, answer.headers, delay=LONG)
+        if mood == "cut":
+            return Answer(answer.status, answer.body, answer.headers, cut=3)
+        return answer
+
+    def trouble(self, chance: random.Random) -> None:
+        """Be ill, or be away for a moment."""
+        self.well.clear()
+        if chance.random() < 0.2:
+            self.server.close()
+            self.server.restart()
+
+    def calm(self) -> None:
+        self.well.set()
+
+    def close(self) -> None:
+        if self.held is not None:
+            self.held.set()
+        self.server.close()
+
+
+MOODS = (
+    *["well"] * 12,
+    *("busy", "throttled", "deaf", "hung", "unheard", "late", "cut"),
+)
+"""`hung` keeps the client waiting with nothing done, `late` with all done."""
+
+
+class Index(ClusterServer):
+    """Keeps documents by their ids, however many."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Document] = {}
+        super().__init__()
+
+    def _take(self, document: Document, action: str) -> dict[str, Any]:
+        where = {"_index": document.index, "_id": document.id}
+        if document.id in self.by_id:
+            return {**where, "status": 409, "error": {"type": "version_conflict"}}
+        self.by_id[document.id] = document
+        return {**where, "status": 201}
+
+
+class Elasticsearch(HttpSide):
+    """By `_id`."""
+
+    once = True
+
+    def __init__(self) -> None:
+        self.index = Index()
+        super().__init__(
+            "elasticsearch", {"elasticsearch_url": self.index.url}, self.index.http
+        )
+
+    def names(self) -> Counter[str]:
+        found = list(self.index.by_id.values())
+        return Counter(document.source["request_uri"] for document in found)
+
+
+class Splunk(HttpSide):
+    """With batches."""
+
+    def __init__(self) -> None:
+        self.collector = Collector()
+        meta = {
+            "collector_url": self.collector.url,
+            "collector_token": SPLUNK_TOKEN,
+            "enable_batch": True,
+        }
+        super().__init__("splunk", meta, self.collector.http)
+
+    def names(self) -> Counter[str]:
+        return Counter(self.collector.values("path"))
+
+
+class Logzio(HttpSide):
+    """Lines."""
+
+    def __init__(self) -> None:
+        self.listener = Listener()
+        meta = {"url": self.listener.url, "token": LOGZIO_TOKEN}
+        super().__init__("logzio", meta, self.listener)
+
+    def names(self) -> Counter[str]:
+        return Counter(str(one["request_uri"]) for one in self.listener.documents)
+
+
+class Segment(HttpSide):
+    """By `messageId`."""
+
+    once = True
+
+    def __init__(self) -> None:
+        self.api = Api()
+        meta = {"segment_url": self.api.url, "segment_write_key": KEY}
+        super().__init__("segment", meta, self.api)
+
+    def names(self) -> Counter[str]:
+        events = list(self.api.events.values())
+        return Counter(event["properties"]["path"] for event in events)
+
+
+class Influx(HttpSide):
+    """By series and time; all records here have one series and one millisecond."""
+
+    once = True
+
+    def __init__(self) -> None:
+        self.server1 = Influx1()
+        meta = {
+            "address": self.server1.url,
+            "database_name": "tyk",
+            "fields": ["path", "request_time"],
+            "tags": ["method"],
+        }
+        super().__init__("influx", meta, self.server1.http)
+
+    def respond(self, request: Request) -> Answer:
+        self.server1.requests.clear()
+        return super().respond(request)
+
+    def names(self) -> Counter[str]:
+        return Counter(point.fields["path"] for point in self.server1.points)
+
+
+class Syslog(Side):
+    """Over TCP; what a connection left half is none."""
+
+    def __init__(self) -> None:
+        self.receiver = TcpReceiver()
+        address = f"127.0.0.1:{self.receiver.port}"
+        meta = {"network_addr": address, "transport": "tcp", "send_timeout": TIMEOUT}
+        super().__init__("syslog", meta)
+
+    def names(self) -> Counter[str]:
+        found = map(PATH_OF.search, self.receiver.messages())
+        return Counter(one[1].decode() for one in found if one)
+
+    def trouble(self, chance: random.Random) -> None:
+        self.receiver.stalled.clear()
+        self.receiver.reset_after = None
+        what = chance.choice(("none", "stalled", "reset", "away"))
+        if what == "stalled":
+            self.receiver.stalled.set()
+        elif what == "reset":
+            self.receiver.reset_after = chance.randrange(1, 20_000)
+        elif what == "away":
+            self.receiver.close()
+            self.receiver.restart()
+
+    def calm(self) -> None:
+        self.receiver.stalled.clear()
+        self.receiver.reset_after = None
+
+    def close(self) -> None:
+        self.calm()
+        self.receiver.close()
+
+
+class Csv(Side):
+    """Files."""
+
+    once = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__("csv", {"csv_dir": str(folder)})
+
+    def names(self) -> Counter[str]:
+        return csv_names(self.folder)
+
+    def count(self) -> int:
+        return count_lines(self.folder) - len(list(self.folder.glob("*.csv")))
+
+
+class Topic(Side):
+    """A real broker; consumers drop what comes again under an id that they know."""
+
+    once = True
+
+    def __init__(self, broker: Kafka, topic: str) -> None:
+        self.broker, self.topic = broker, topic
+        broker.create_topic(topic)
+        super().__init__("kafka", {"broker": [broker.plaintext], "topic": topic})
+
+    def names(self) -> Counter[str]:
+        """Read the topic to its end, which takes a while."""
+        found = {}
+        for message in self.broker.messages(self.topic, 10**9, seconds=2):
+            headers = dict(message.headers)
+            found[headers["_tyk_pump_id"]] = json.loads(message.value)["path"]
+        return Counter(found.values())
+
+
+class Mix:
+    """All of them."""
+
+    def __init__(self, folder: Path, kafka: Topic | None = None) -> None:
+        self._stack = contextlib.ExitStack()
+        self.sides: list[Side] = [Csv(folder)]
+        make: Callable[[], Side]
+        for make in (Elasticsearch, Splunk, Logzio, Segment, Influx, Syslog):
+            self.sides.append(made := make())
+            self._stack.callback(made.close)
+        if kafka is not None:
+            self.sides.append(kafka)
+
+    def __enter__(self) -> Mix:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """Return the pumps of the configuration."""
+        return {side.name: side.section for side in self.sides}
+
+    def side(self, name: str) -> Side:
+        """Return the one of this name."""
+        return next(side for side in self.sides if side.name == name)
