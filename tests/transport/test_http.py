@@ -6,6 +6,7 @@ import gzip
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -229,3 +230,86 @@ def test_a_connection_that_was_left(client: HttpClient) -> None:
         assert closed.wait(10)
         assert client.get(url).status == 200
         thread.join(10)
+
+
+# What the environment says, and what it does not
+
+
+@pytest.fixture
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.usefixtures("_no_proxies")
+def test_proxies_and_those_who_need_none(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each client looks once; one that is not to have proxies has none."""
+    with HttpServer(lambda request: Answer(203)) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        clients = [HttpClient(TlsOptions()), HttpClient(TlsOptions(), proxies=False)]
+        assert [client.get(server.url).status for client in clients] == [203, 200]
+        assert proxy.requests[0].target == f"{server.url}/"
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        clients.append(HttpClient(TlsOptions()))
+        assert clients[-1].get(server.url).status == 200
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.usefixtures("_no_proxies")
+def test_a_proxy_that_is_away(
+    server: HttpServer, client: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason names the proxy's part, and no password of it."""
+    with HttpServer() as gone:
+        port = gone.port
+    monkeypatch.setenv("http_proxy", f"http://me:s3cret@127.0.0.1:{port}")
+    with pytest.raises(TransientError, match="the proxy does not serve us") as failed:
+        client.get(server.url)
+    assert "s3cret" not in failed.value.reason
+
+
+def test_no_netrc(
+    server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands there does not replace a token."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password x\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    client = HttpClient(TlsOptions(), {"Authorization": "Splunk t"})
+    client.get(server.url)
+    client.close()
+    assert server.requests[0].headers["authorization"] == "Splunk t"
+
+
+def test_cookies_are_brought_back(server: HttpServer, client: HttpClient) -> None:
+    """A balancer keeps us with one server by them."""
+    with server.answering(lambda request: Answer(headers={"Set-Cookie": "at=3"})):
+        client.get(server.url)
+    client.get(server.url)
+    assert server.requests[1].headers["cookie"] == "at=3"
+
+
+def test_gzip_of_requests(server: HttpServer, client: HttpClient) -> None:
+    """Only where there is a body."""
+    client.post(server.url, b"a" * 1000, gzip=True)
+    client.request("GET", server.url, gzip=True)
+    first, second = server.requests
+    assert len(first.raw) < 100 and first.body == b"a" * 1000
+    assert "content-encoding" not in second.headers
+
+
+def test_an_answer_without_measure(
+    server: HttpServer, client: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not fill the memory."""
+    monkeypatch.setattr(http, "LARGEST_ANSWER", 100_000)
+    with (
+        server.answering(lambda request: Answer(body=b"x" * 300_000)),
+        pytest.raises(TransientError, match="more than 100000 bytes"),
+    ):
+        client.get(server.url)

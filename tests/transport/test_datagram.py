@@ -1,0 +1,104 @@
+"""Datagrams and streams: connections that come and go."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.tls import Authority
+from tyk_pump.config.options import TlsOptions
+from tyk_pump.errors import TransientError
+from tyk_pump.transport.datagram import Datagrams, Stream, TooLong
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Something that listens."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        made.settimeout(10)
+        yield made
+
+
+def test_a_datagram_that_is_too_long() -> None:
+    """It is refused before anything is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(10)
+        sender = Datagrams("127.0.0.1", receiver.getsockname()[1])
+        with pytest.raises(TooLong):
+            sender.send(b"x" * 70_000)
+        sender.send(b"short")
+        assert receiver.recv(100) == b"short"
+        sender.close()
+
+
+def test_a_name_that_nobody_knows() -> None:
+    """The reason names it."""
+    for sender in (Datagrams("no.such.invalid", 1), Stream("no.such.invalid", 1)):
+        with pytest.raises(TransientError, match=r"no\.such\.invalid:1"):
+            sender.send(b"x")
+
+
+def test_a_stream_connects_again(listener: socket.socket) -> None:
+    """After the receiver has left, one attempt fails and the next one arrives."""
+    sender = Stream("127.0.0.1", listener.getsockname()[1])
+    sender.open()
+    first, _ = listener.accept()
+    first.close()
+    with pytest.raises(TransientError):
+        for _ in range(3):
+            sender.send(b"lost")
+    sender.open()
+    second, _ = listener.accept()
+    with second:
+        sender.send(b"found")
+        assert second.recv(100) == b"found"
+    sender.close()
+
+
+def test_nobody_listens(listener: socket.socket) -> None:
+    """Refused, in a line with the address."""
+    port = listener.getsockname()[1]
+    listener.close()
+    with pytest.raises(TransientError, match=f"127.0.0.1:{port}: Connection refused"):
+        Stream("127.0.0.1", port).send(b"x")
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"), [("localhost", ""), ("elsewhere.example", "verify failed")]
+)
+def test_the_name_in_the_certificate(
+    authority: Authority, listener: socket.socket, name: str, fault: str
+) -> None:
+    """It is the one that is asked for, or nothing is sent."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.server())
+    got: list[bytes] = []
+    sent = threading.Event()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        try:
+            with context.wrap_socket(connection, server_side=True) as wrapped:
+                got.append(wrapped.recv(100))
+                sent.wait(10)
+        except (OSError, ssl.SSLError):
+            connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    options = TlsOptions(ssl_ca_file=str(authority.ca_file), ssl_server_name=name)
+    sender = Stream("127.0.0.1", listener.getsockname()[1], options)
+    if fault:
+        with pytest.raises(TransientError, match=fault):
+            sender.send(b"hello")
+    else:
+        sender.send(b"hello")
+    sent.set()
+    thread.join(10)
+    sender.close()
+    assert got == ([] if fault else [b"hello"])
