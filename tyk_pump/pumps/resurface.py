@@ -285,7 +285,7 @@ class ResurfacePump:
         told = self._rules.apply(self._details(record))
         if not told:
             return None
-        told += self._custom_fields(record)
+        self._add_custom_fields(told, record)
         told.append(("host", self._host))
         try:
             line = _encode(told)
@@ -347,7 +347,8 @@ class ResurfacePump:
             if any(pattern.search(name) for pattern in self._rules.session):
                 yield f"session_field:{name}", value.strip('"')
 
-    def _custom_fields(self, record: AnalyticsRecord) -> Iterator[Detail]:
+    def _add_custom_fields(self, told: list[Detail], record: AnalyticsRecord) -> None:
+        keep_case = self._options.keep_case
         for name, value in (
             ("custom_field:tyk-api-id", record.api_id),
             ("custom_field:tyk-api-key", record.api_key),
@@ -357,7 +358,7 @@ class ResurfacePump:
             ("custom_field:tyk-org-id", record.org_id),
         ):
             if value:
-                yield name, value if self._options.keep_case else value.lower()
+                told.append((name, value if keep_case else value.lower()))
 
     def _warn_of_nothing(self) -> None:
         self._unsaid += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 _POSIX: Final = {
@@ -57,22 +57,25 @@ def replacer(pattern: re.Pattern[str], template: str) -> Callable[[str], str]:
     A group that the pattern does not have is an empty text.
     """
     parts = _template(pattern, template)
-    last_end = -1
 
-    def made(match: re.Match[str]) -> str:
-        nonlocal last_end
-        start, end = match.span()
-        if start == end == last_end:
-            return ""  # Go finds nothing empty right behind a match
-        last_end = end
-        return "".join(
-            part if isinstance(part, str) else match[part[0]] or "" for part in parts
-        )
+    def made(match: re.Match[str]) -> Iterator[str]:
+        for part in parts:
+            yield part if isinstance(part, str) else match[part[0]] or ""
 
     def replace(text: str) -> str:
-        nonlocal last_end
-        last_end = -1
-        return pattern.sub(made, text)
+        done: list[str] = []
+        at = end = 0
+        while at <= len(text) and (match := pattern.search(text, at)):
+            start, before = match.start(), end
+            done.append(text[before:start])
+            end = match.end()
+            # Nothing empty is found right behind a match, and nothing longer where
+            # something empty was found.
+            if end > before or start == 0:
+                done.extend(made(match))
+            at = max(end, at + 1)
+        done.append(text[end:])
+        return "".join(done)
 
     return replace
 

@@ -31,9 +31,13 @@ class Message(msgspec.Struct, gc=False):
     headers: list[tuple[str, str]] = []
     """Names in small letters, repeated ones as often as they came."""
     body: str = ""
+    names: frozenset[str] = frozenset()
+    """Of the headers."""
 
     def header(self, name: str) -> str:
         """Return the values of a header, with commas between."""
+        if name not in self.names:
+            return ""
         return ", ".join(value for known, value in self.headers if known == name)
 
 
@@ -50,31 +54,33 @@ def parsed(raw: str) -> Message:
     head, _, body = text.partition("\r\n\r\n")
     if not body and "\r\n" not in head:
         head, _, body = text.partition("\n\n")
-    lines = head.split("\n")
-    headers = []
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            headers.append((name.strip().lower(), value.strip()))
-    return Message(lines[0].split(), headers, body)
+    start, _, lines = head.partition("\n")
+    headers = _headers(lines)
+    return Message(start.split(), headers, body, frozenset(dict(headers)))
+
+
+def _headers(lines: str) -> list[tuple[str, str]]:
+    return [
+        (name.strip().lower(), value.strip())
+        for name, colon, value in (line.partition(":") for line in lines.split("\n"))
+        if colon
+    ]
 
 
 def with_trailers(message: Message) -> Message:
     """Return a message with what stands behind its last chunk among its headers."""
-    if not message.header("trailer"):
+    if "trailer" not in message.names:
         return message
     data = message.body.encode("utf-8", "surrogateescape")
     _, end = _unchunked(data)
     if end is None:
         return message
-    lines = data[end:].decode("utf-8", "surrogateescape").split("\n")
-    trailers = []
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if colon:
-            trailers.append((name.strip().lower(), value.strip()))
     body = data[:end].decode("utf-8", "surrogateescape")
-    return Message(message.start, message.headers + trailers, body)
+    headers = [
+        *message.headers,
+        *_headers(data[end:].decode("utf-8", "surrogateescape")),
+    ]
+    return Message(message.start, headers, body, frozenset(dict(headers)))
 
 
 def is_chunked(message: Message) -> bool:
@@ -91,13 +97,7 @@ def plain_body(message: Message, *, unchunk: bool = False) -> str:
     body = message.body
     if not body:
         return ""
-    encodings = [
-        name
-        for name in map(
-            str.strip, message.header("content-encoding").lower().split(",")
-        )
-        if name not in ("", "identity")
-    ]
+    encodings = _encodings(message)
     if encodings or unchunk:
         data = body.encode("utf-8", "surrogateescape")
         if is_chunked(message):
@@ -107,6 +107,14 @@ def plain_body(message: Message, *, unchunk: bool = False) -> str:
         return body
     data = body.encode("utf-8", "surrogateescape")[:LARGEST_BODY]
     return data.decode("utf-8", "surrogateescape")
+
+
+def _encodings(message: Message) -> list[str]:
+    """Return what was done to the body, in the order of its doing."""
+    if "content-encoding" not in message.names:
+        return []
+    named = message.header("content-encoding").lower().split(",")
+    return [n for n in map(str.strip, named) if n not in ("", "identity")]
 
 
 def _plain(data: bytes, encodings: Sequence[str]) -> bytes:

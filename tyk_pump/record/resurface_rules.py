@@ -58,6 +58,9 @@ class _Plan(msgspec.Struct, frozen=True):
     replaces: tuple[Replace, ...] = ()
 
 
+NO_PLAN: Final = _Plan()
+
+
 class Rules:
     """A parsed text of rules."""
 
@@ -76,32 +79,33 @@ class Rules:
                 self._read(line)
             except ValueError as exc:
                 raise Fault(f"line {number}: {exc}: {line.strip()}") from exc
+        self._stops = any(rule.verb.startswith("stop") for rule in self._rules)
         self._needed = sum(_is_pass(rule) for rule in self._rules)
-        self._plans: dict[str, _Plan | None] = {}
+        self._plans: dict[str, _Plan] = {}
 
     def apply(self, details: Sequence[Detail]) -> list[Detail]:
         """Return the details that may be told; none where the message is kept back."""
         if not self._rules:
             return [detail for detail in details if detail[1]]
-        planned = [(name, value, self._plan(name)) for name, value in details]
-        if self._stopped(planned):
+        plans = [self._plans.get(name) or self._plan(name) for name, _ in details]
+        if self._stops and self._stopped(details, plans):
             return []
         left = []
-        for name, value, plan in planned:
-            if plan is not None:
-                if _removed(plan, value):
+        for detail, plan in zip(details, plans, strict=True):
+            name, value = detail
+            if plan is not NO_PLAN:
+                if plan.removes and _removed(plan, value):
                     continue
                 for replace in plan.replaces:
                     value = replace(value)
+                detail = (name, value)
             if value:
-                left.append((name, value))
+                left.append(detail)
         return left
 
-    def _stopped(self, planned: list[tuple[str, str, _Plan | None]]) -> bool:
+    def _stopped(self, details: Sequence[Detail], plans: list[_Plan]) -> bool:
         fulfilled = set()
-        for _, value, plan in planned:
-            if plan is None:
-                continue
+        for (_, value), plan in zip(details, plans, strict=True):
             for stop in plan.stops:
                 if stop is None or stop(value):
                     return True
@@ -110,17 +114,13 @@ class Rules:
                     fulfilled.add(number)
         return len(fulfilled) < self._needed
 
-    def _plan(self, name: str) -> _Plan | None:
-        try:
-            return self._plans[name]
-        except KeyError:
-            pass  # a name that has not come yet
+    def _plan(self, name: str) -> _Plan:
         about = [
             (number, rule)
             for number, rule in enumerate(self._rules)
             if rule.scope.search(name)
         ]
-        plan = _plan(about) if about else None
+        plan = _plan(about) if about else NO_PLAN
         if len(self._plans) >= _PLANS:
             self._plans.clear()
         self._plans[name] = plan
