@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 LARGEST_BODY: Final = 1024 * 1024
 """Bytes of a body that are looked at, after its compression."""
-_START: Final = re.compile(r"(?:HTTP/\d[\d.]*|[!#$%&'*+.^_`|~0-9A-Za-z-]+) +\S")
+_START: Final = re.compile(r"(?:HTTP/\d[\d.]*|[A-Za-z][A-Za-z_-]*) +\S")
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*?)?\r?\n")
 _WINDOW: Final = 64 * 1024
 
