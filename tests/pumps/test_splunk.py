@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -402,3 +403,14 @@ def test_open_telemetry_takes_the_events(
     assert [event["time"] for event in found] == [1_700_000_000 + n for n in range(5)]
     assert found[4]["fields"] == {RECORD_ID: "S:11"}
     assert {key: found[0][key] for key in about} == about
+
+
+def test_open_telemetry_over_tls(authority: Authority, tmp_path: Path) -> None:
+    """With our own authority, and not without it."""
+    with HecCollector(tmp_path, authority) as server:
+        pump = open_pump(server.url, ssl_ca_file=str(authority.ca_file), gzip=True)
+        pump.write(named("a", "b"))
+        pump.close()
+        assert [event["event"]["alias"] for event in server.events(2)] == ["a", "b"]
+        with pytest.raises(TransientError, match="certificate verify failed"):
+            probe(server.url)
