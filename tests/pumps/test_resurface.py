@@ -170,7 +170,7 @@ def test_a_message_in_full(server: Capture, made: Make) -> None:
         ({"raw_path": "/a#b?c"}, "http://a.b/a"),
         ({"raw_path": "http://c.d/%41"}, "http://c.d/%41?q=1"),
         (
-            {"raw_request": raw("GET / HTTP/1.1", "X-Forwarded-Proto: https")},
+            {"raw_request": raw("GET / HTTP/1.1", "X-Forwarded-Proto: HTTPS, http")},
             "https://a.b/path",
         ),
         (

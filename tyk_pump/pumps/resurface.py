@@ -189,7 +189,11 @@ class ResurfacePump:
         "`request_url` is `https:` where X-Forwarded-Proto or `url_scheme` say so. A "
         "query in the record's own path is not joined with that of the raw request.",
         "A compressed body that came in chunks or was cut is shown as far as possible.",
-        "`queue` diverts nothing; no `.env` file is read.",
+        "`queue` diverts nothing; no `.env` file is read, and the variables that size "
+        "the reference's queues have no effect.",
+        "Rules are Go's regular expressions, but matched by trial and error: one with "
+        "repeats in repeats, such as `(a+)+b`, may take for ever on a body that was "
+        "made for it. Unicode classes (`\\pL`) and the flag `U` are refused.",
         "`USAGE_LOGGERS_DISABLE` lets records pass unsent; the pump runs.",
         "Each message ends with a line feed; a bundle has `bundle_size` bytes at most "
         "unless a single message is larger.",
@@ -333,7 +337,9 @@ class ResurfacePump:
             bare = f"/{bare}"
         if "%" in bare:
             bare = unquote(bare, errors="surrogateescape")
-        scheme = request.header("x-forwarded-proto").lower()
+        # The first is the client's own, others are of proxies on the way.
+        told = request.header("x-forwarded-proto")
+        scheme = told.partition(",")[0].strip().lower()
         if scheme not in ("http", "https"):
             scheme = self._options.url_scheme
         return f"{scheme}://{record.host or request.header('host')}{bare}", query
