@@ -80,8 +80,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     exact: bool = True
     """False where what had arrived before a failure cannot be known, and a retry
     sends it again."""
-    status_only: bool = False
-    """True where an HTTP status is the whole answer, and its body means nothing."""
+    empty_answer: bool = False
+    """True where an HTTP status is the whole answer, and its body is empty."""
     unfit: dict[str, Any] | None = None
     """Fields of a record that the back end refuses for good; None: it takes all."""
 
@@ -479,7 +479,7 @@ CASES = [
     Case(type="dummy", meta=lambda seen: {}, arrived=_dummy_arrived),
     Case(
         type="logzio",
-        status_only=True,
+        empty_answer=True,
         server=_listener,
         meta=lambda seen: {
             "url": seen.server.url,
@@ -494,7 +494,6 @@ CASES = [
     ),
     Case(
         type="segment",
-        status_only=True,
         server=_segment,
         meta=lambda seen: {
             "segment_url": seen.server.url,

@@ -38,8 +38,6 @@ class Fault(msgspec.Struct, frozen=True):
     while_it_lasts: Callable[[HttpServer], AbstractContextManager[Any]]
     taken: bool = False
     """The records are taken and only the answer is lost: they may come twice."""
-    in_bodies: bool = False
-    """Seen only by those who read the bodies of answers."""
     timeout: float | None = None
 
 
@@ -91,7 +89,7 @@ def status(code: int, **headers: str) -> Fault:
 
 def body(name: str, content: bytes) -> Fault:
     """Fail with status 200 and something else than the usual answer."""
-    return Fault(f"200-{name}", instead(Answer(200, content)), in_bodies=True)
+    return Fault(f"200-{name}", instead(Answer(200, content)))
 
 
 def cut(answer: Answer) -> Answer:
@@ -170,8 +168,8 @@ def secrets_of(options: Any) -> list[str]:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_nothing_is_lost_or_blamed(rig: Rig, fault: Fault) -> None:
     """The trouble is told in a line, and when it ends all records arrive."""
-    if fault.in_bodies and rig.case.status_only:
-        pytest.skip("the status is the whole answer")
+    if fault.name == "200-nothing" and rig.case.empty_answer:
+        pytest.skip("that is how this back end says yes")
     if fault.timeout is not None:
         rig.config = rig.load(request_timeout=fault.timeout)
     server = server_of(rig.seen)

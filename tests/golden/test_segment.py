@@ -12,7 +12,7 @@ from tests.golden import loader
 from tests.golden.deliver import STREAM, deliver
 from tests.golden.loader import Case
 from tests.golden.run import configuration
-from tests.servers.http import Answer, HttpServer, Request
+from tests.servers.http import Answer, HttpServer, Request, of
 from tests.servers.tls import Authority
 from tyk_pump.pumps.segment import EVENT_BYTES, KEYLESS
 
@@ -59,7 +59,7 @@ def test_segment_case(
     def respond(request: Request) -> Answer:
         if failing == 400:
             return alone
-        return answers.pop(0) if answers else Answer()
+        return answers.pop(0) if answers else of({"success": True})
 
     with HttpServer(respond, authority=authority, plain=True) as proxy:
         monkeypatch.setenv("https_proxy", proxy.url)

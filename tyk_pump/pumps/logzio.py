@@ -126,9 +126,11 @@ class LogzioPump:
         reply = self._http.post(self._url, body, gzip=self._options.gzip)
         if reply.status == 413:
             raise TooLarge(reply.reason)
-        if not 200 <= reply.status < 300:
+        if reply.status == 400:
             # It counts the lines that it refuses and does not say which.
             raise Refused(reply.reason)
+        if reply.status != 200 or reply.body.strip():
+            raise reply.failure()  # a page of something on the way
 
 
 def _address(options: LogzioOptions) -> str:

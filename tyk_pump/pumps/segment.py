@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -26,6 +27,10 @@ EVENT_BYTES: Final = 32_768
 """What Segment takes; beyond it answers 400."""
 KEYLESS: Final = "keyless"
 """Stands for the key in calls that have none: Segment demands an identifier."""
+
+
+_YES: Final = re.compile(rb'\A\s*(?:\{[^{}]*"success"\s*:\s*true\b|"?OK"?\s*\Z)')
+"""Segment's answer, or that of servers that take Segment's calls in its place."""
 
 
 class SegmentOptions(HttpOptions, frozen=True, kw_only=True):
@@ -141,8 +146,10 @@ class SegmentPump:
         reply = self._http.post(self._url, self._body(part.items))
         if reply.status == 413:
             raise TooLarge(reply.reason)
-        if not 200 <= reply.status < 300:
+        if reply.status == 400:
             raise Refused(reply.reason)
+        if reply.status != 200 or _YES.search(reply.body) is None:
+            raise reply.failure()  # a page of something on the way
 
     def _body(self, events: list[bytes]) -> bytes:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
