@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ SHOWN: Final[Mapping[str, Computed]] = {
 }
 """Attributes whose JSON form is not their value."""
 
+_ESCAPED: Final = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
 _ANY: Final = "__class__"
 """Stands where no attribute is read: a record has what was asked for and no more."""
 
@@ -42,7 +44,7 @@ class Document:
 
         A constant is `Computed(lambda record: value, ())`.
         """
-        order = sorted(keys, key=str.encode)
+        order = sorted(keys, key=lambda key: key.encode("utf-8", "surrogateescape"))
         sources = [_source(keys[key]) for key in order]
         attributes = [s if isinstance(s, str) else _ANY for s in sources]
         self._make = [
@@ -54,12 +56,7 @@ class Document:
         self._values: Callable[[AnalyticsRecord], tuple[Any, ...]] = attrgetter(
             *attributes, _ANY, _ANY
         )
-        # Any key is possible in JSON, names of attributes have to be made up.
-        self._type = msgspec.defstruct(
-            "Document",
-            [(f"f{at}", Any, msgspec.field(name=key)) for at, key in enumerate(order)],
-            gc=False,
-        )
+        self._object = _object_of(order)
         self.fields: tuple[str, ...] = tuple(
             dict.fromkeys(
                 name
@@ -75,7 +72,20 @@ class Document:
         del values[-2:]
         for at, make in self._make:
             values[at] = make(record)
-        return json.compact(self._type(*values))
+        return json.compact(self._object(*values))
+
+
+def _object_of(keys: Sequence[str]) -> Callable[..., Any]:
+    """Return what makes an object of values in the order of these keys."""
+    if any(map(_ESCAPED.search, keys)):
+        # A struct's names have to stand in JSON as they are; a map is slower.
+        return lambda *values: dict(zip(keys, values, strict=True))
+    # Any other key is possible, names of attributes have to be made up.
+    return msgspec.defstruct(
+        "Document",
+        [(f"f{at}", Any, msgspec.field(name=key)) for at, key in enumerate(keys)],
+        gc=False,
+    )
 
 
 def _source(source: str | Computed) -> str | Computed:
