@@ -73,9 +73,12 @@ def test_a_text_that_was_cut(size: int) -> None:
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
-        ("gzip", gzip.compress(PLAIN)),
-        ("X-GZIP", gzip.compress(PLAIN)),
-        ("gzip", gzip.compress(PLAIN[:99]) + gzip.compress(PLAIN[99:])),
+        ("gzip", gzip.compress(PLAIN, mtime=0)),
+        ("X-GZIP", gzip.compress(PLAIN, mtime=0)),
+        (
+            "gzip",
+            gzip.compress(PLAIN[:99], mtime=0) + gzip.compress(PLAIN[99:], mtime=0),
+        ),
         ("deflate", zlib.compress(PLAIN)),
         ("deflate", zlib.compress(PLAIN)[2:-4]),
         ("br", brotli.compress(PLAIN)),
@@ -101,7 +104,7 @@ def test_bodies_that_cannot_be_shown(encoding: str) -> None:
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
-        ("gzip", gzip.compress(PLAIN)),
+        ("gzip", gzip.compress(PLAIN, mtime=0)),
         ("deflate", zlib.compress(PLAIN)),
         ("br", brotli.compress(bytes(range(32, 127)) * 50)),
     ],
@@ -120,11 +123,11 @@ BOMB = b"\0" * (64 * 1024 * 1024)
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
-        ("gzip", gzip.compress(BOMB)),
+        ("gzip", gzip.compress(BOMB, mtime=0)),
         ("deflate", zlib.compress(BOMB)),
         ("br", brotli.compress(BOMB, quality=1)),
-        ("gzip, gzip", gzip.compress(gzip.compress(BOMB))),
-        ("gzip", gzip.compress(b"") * 500_000),
+        ("gzip, gzip", gzip.compress(gzip.compress(BOMB, mtime=0))),
+        ("gzip", gzip.compress(b"", mtime=0) * 500_000),
     ],
 )
 def test_bombs(encoding: str, body: bytes) -> None:
@@ -135,7 +138,7 @@ def test_bombs(encoding: str, body: bytes) -> None:
 
 def test_a_text_of_many_members() -> None:
     """The first hundred count; a million of them would take hours."""
-    body = gzip.compress(b"a") * 1000
+    body = gzip.compress(b"a", mtime=0) * 1000
     text = answer(body, "Content-Encoding: gzip")
     assert plain_body(parsed(text)) == "a" * 100
 
@@ -173,7 +176,7 @@ def test_chunks() -> None:
     text = answer(chunks(b"hel", b"lo"), CHUNKED)
     assert plain_body(parsed(text)) == chunks(b"hel", b"lo").decode()
     assert plain_body(parsed(text), unchunk=True) == "hello"
-    body = gzip.compress(PLAIN)
+    body = gzip.compress(PLAIN, mtime=0)
     text = answer(chunks(body[:20], body[20:]), CHUNKED, "Content-Encoding: gzip")
     assert plain_body(parsed(text)) == PLAIN.decode()
 
