@@ -1,0 +1,35 @@
+"""The names of the dimensions: fields of a Mongo document, values in SQL rows."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+Family = Literal["api", "graphql", "mcp", "uptime"]
+
+SHARED: Final = (
+    *("apiid", "errors", "versions", "apikeys", "oauthids", "geo", "tags"),
+    *("endpoints", "keyendpoints", "oauthendpoints", "apiendpoints"),
+)
+"""The dimensions of the API family; GraphQL and MCP have them too."""
+TWO_LEVELS: Final = frozenset({"keyendpoints", "oauthendpoints"})
+"""The dimensions whose keys have an inner key."""
+DIMENSIONS: Final[dict[Family, tuple[str, ...]]] = {
+    "api": SHARED,
+    "graphql": (*SHARED, "operation", "types", "fields", "rootfields"),
+    "mcp": (*SHARED, "methods", "primitives", "names"),
+    "uptime": ("url", "errors"),
+}
+SPELLINGS: Final = {name: name for name in SHARED} | {
+    "APIID": "apiid",
+    "Errors": "errors",
+    "Versions": "versions",
+    "APIKeys": "apikeys",
+    "OauthIDs": "oauthids",
+    "Geo": "geo",
+    "Tags": "tags",
+    "Endpoints": "endpoints",
+    "KeyEndpoint": "keyendpoints",
+    "OauthEndpoint": "oauthendpoints",
+    "ApiEndpoint": "apiendpoints",
+}
+"""What `ignore_aggregations` may name -> the dimension; by exact case."""
