@@ -53,6 +53,12 @@ def test_stale_files_are_noticed(script: ModuleType, tmp_path: Path) -> None:
     assert script.stale(tmp_path) == [Path("docs/reference/pumps/gone.md")]
 
 
+def test_variables_of_other_programs_are_on_their_page() -> None:
+    """Where an option asks one, the page of the environment names both."""
+    page = describe.pages()["environment.md"]
+    assert "| `USAGE_LOGGERS_URL` | `capture_url` of resurfaceio, where" in page
+
+
 def test_every_number_is_on_its_page(script: ModuleType) -> None:
     """Each metric stands there with its meaning and with what to do."""
     page = script.metrics_page()

@@ -143,7 +143,13 @@ def _environment() -> str:
         "| variable | effect |\n| --- | --- |\n"
         "| `TYK_LOGLEVEL` | wins over `log_level`; not error, warn or debug: info |\n"
         "| `TYK_LOGFORMAT` | wins over `log_format` |\n"
-        "| `TYK_PMP_BUILDDEMODATA` | an organisation: write made-up records |",
+        "| `TYK_PMP_BUILDDEMODATA` | an organisation: write made-up records |\n"
+        + "\n".join(
+            f"| `{field.variable}` | `{key}` of {kind}, where nothing else says it |"
+            for kind in pump_types()
+            for key, field in walk(options_of(kind))
+            if field.variable
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
