@@ -53,8 +53,9 @@ class Document:
             if isinstance(source, Computed)
         ]
         # Two at least, else the getter returns no tuple.
+        self._surplus = max(0, 2 - len(attributes))
         self._values: Callable[[AnalyticsRecord], tuple[Any, ...]] = attrgetter(
-            *attributes, _ANY, _ANY
+            *attributes, *[_ANY] * self._surplus
         )
         self._object = _object_of(order)
         self.fields: tuple[str, ...] = tuple(
@@ -69,7 +70,8 @@ class Document:
     def encode(self, record: AnalyticsRecord) -> bytes:
         """Return the record as JSON; CodecError says what JSON cannot express."""
         values = list(self._values(record))
-        del values[-2:]
+        if self._surplus:
+            del values[-self._surplus :]
         for at, make in self._make:
             values[at] = make(record)
         return json.compact(self._object(*values))

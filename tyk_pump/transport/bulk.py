@@ -108,7 +108,11 @@ class Bulk:
             self._pool.shutdown()
 
     def _parts(self, batch: Batch, encode: Encode, outcome: _Outcome) -> Iterator[Part]:
-        part = Part([], [], self._overhead)
+        # Local names: this runs once for every record.
+        measure, overhead, most = self._size, self._overhead, self._max_count
+        indexes: list[int] = []
+        items: list[Any] = []
+        total = overhead
         for index in range(len(batch)):
             try:
                 item = encode(batch, index)
@@ -118,21 +122,20 @@ class Bulk:
             if item is None:
                 outcome.settled(index)
                 continue
-            size = self._size(item)
-            if size + self._overhead > self._max_bytes:
-                most = self._max_bytes
-                why = f"too large: {size + self._overhead} bytes, the limit is {most}"
+            size = measure(item)
+            if size + overhead > self._max_bytes:
+                limit = self._max_bytes
+                why = f"too large: {size + overhead} bytes, the limit is {limit}"
                 outcome.rejected[index] = why
                 continue
-            full = part.size + size > self._learnt or len(part) >= self._max_count
-            if full and part.indexes:
-                yield part
-                part = Part([], [], self._overhead)
-            part.indexes.append(index)
-            part.items.append(item)
-            part.size += size
-        if part.indexes:
-            yield part
+            if indexes and (total + size > self._learnt or len(indexes) >= most):
+                yield Part(indexes, items, total)
+                indexes, items, total = [], [], overhead
+            indexes.append(index)
+            items.append(item)
+            total += size
+        if indexes:
+            yield Part(indexes, items, total)
 
     def _deliver(self, part: Part, post: Post, outcome: _Outcome) -> None:
         """Send a part; in halves where it is refused as a whole."""
