@@ -1,22 +1,37 @@
 """Fixtures of the light servers: one of each per worker, empty for every test.
 
 A test that wants one with TLS, with users or with a death of its own makes it itself,
-in a `with` statement: each is there within a tenth of a second.
+in a `with` statement: each is there within a tenth of a second. SQL servers are not so
+light: all workers share them, and `make_*` gives one of one's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
+from tests.servers import mariadb, postgres
+from tests.servers.database import Databases
 from tests.servers.gelf import GelfReader
 from tests.servers.hec import HecCollector
 from tests.servers.influxd import InfluxServer
+from tests.servers.mariadb import MariaDatabase, MariaServer
+from tests.servers.mongo import JavaMongo, MongoServer
+from tests.servers.postgres import PostgresDatabase, PostgresServer
 from tests.servers.rsyslog import Rsyslog
+from tests.servers.server import Server
+from tests.servers.shared import shared
 from tests.servers.syslogng import SyslogNg
 from tests.servers.telegraf import Telegraf
 from tests.servers.tls import Authority
+
+S = TypeVar("S", bound=Server)
 
 
 @pytest.fixture(scope="session")
@@ -99,3 +114,94 @@ def telegraf(_shared_telegraf: Telegraf) -> Telegraf:
     """Telegraf with its listeners: InfluxDB 1 and 2, StatsD, syslog."""
     _shared_telegraf.renew()
     return _shared_telegraf
+
+
+@pytest.fixture(scope="session")
+def _shared_mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
+    with MongoServer(tmp_path_factory.mktemp("mongo")) as server:
+        yield server
+
+
+@pytest.fixture
+def mongo_server(_shared_mongo: MongoServer) -> MongoServer:
+    """FerretDB, which speaks MongoDB's protocol; it may be killed."""
+    _shared_mongo.renew()
+    return _shared_mongo
+
+
+@pytest.fixture(scope="session")
+def _shared_java_mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JavaMongo]:
+    with JavaMongo(tmp_path_factory.mktemp("java-mongo")) as server:
+        yield server
+
+
+@pytest.fixture
+def java_mongo(_shared_java_mongo: JavaMongo) -> JavaMongo:
+    """A server with TTL indexes, for the older driver in a process of its own."""
+    _shared_java_mongo.renew()
+    return _shared_java_mongo
+
+
+@pytest.fixture(scope="session")
+def _shared_postgres(run_folder: Path, authority: Authority) -> Iterator[int]:
+    start = partial(postgres.start, authority=authority)
+    with shared("postgres", run_folder, start) as facts:
+        yield facts["port"]
+
+
+@pytest.fixture
+def postgres_server(_shared_postgres: int) -> Iterator[Databases]:
+    """PostgreSQL: `database()` gives a new database, dropped after the test."""
+    databases = Databases(PostgresDatabase, _shared_postgres)
+    yield databases
+    databases.clear()
+
+
+@pytest.fixture(scope="session")
+def _shared_maria(run_folder: Path, authority: Authority) -> Iterator[int]:
+    start = partial(mariadb.start, authority=authority)
+    with shared("mariadb", run_folder, start) as facts:
+        yield facts["port"]
+
+
+@pytest.fixture
+def maria_server(_shared_maria: int) -> Iterator[Databases]:
+    """MariaDB: `database()` gives a new database, dropped after the test."""
+    databases = Databases(MariaDatabase, _shared_maria)
+    yield databases
+    databases.clear()
+
+
+@contextlib.contextmanager
+def _factory(folder: Path, kind: type[S]) -> Iterator[Callable[..., S]]:
+    numbers = itertools.count()
+    with contextlib.ExitStack() as stack:
+
+        def make(*arguments: Any, **options: Any) -> S:
+            place = folder / f"{kind.__name__}{next(numbers)}"
+            server = kind(place, *arguments, **options)
+            stack.callback(server.stop)
+            return server
+
+        yield make
+
+
+@pytest.fixture
+def make_mongo(tmp_path: Path) -> Iterator[Callable[..., MongoServer]]:
+    """Make servers of one's own; all are ended after the test."""
+    with _factory(tmp_path, MongoServer) as make:
+        yield make
+
+
+@pytest.fixture
+def make_postgres(tmp_path: Path) -> Iterator[Callable[..., PostgresServer]]:
+    """Make servers of one's own, to kill; all are ended after the test."""
+    with _factory(tmp_path, PostgresServer) as make:
+        yield make
+
+
+@pytest.fixture
+def make_maria(tmp_path: Path) -> Iterator[Callable[..., MariaServer]]:
+    """Make servers of one's own, to kill; all are ended after the test."""
+    with _factory(tmp_path, MariaServer) as make:
+        yield make

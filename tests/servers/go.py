@@ -54,6 +54,7 @@ def _artefact(name: str, version: str, package: str = ".", tags: str = "") -> Ar
     return Artefact(name, version, ("go",), build, recipe)
 
 
+FERRETDB = _artefact("ferretdb", "1.24.0")
 HEC = _artefact("hec", "0.128.0")
 GELF = _artefact("gelf", "2.0.0")
 TELEGRAF = _artefact(
@@ -63,4 +64,4 @@ TELEGRAF = _artefact(
     _TELEGRAF_TAGS,
 )
 
-ARTEFACTS: tuple[Artefact, ...] = (GELF, HEC, TELEGRAF)
+ARTEFACTS: tuple[Artefact, ...] = (FERRETDB, GELF, HEC, TELEGRAF)

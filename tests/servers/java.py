@@ -220,8 +220,34 @@ ELASTICSEARCH_8 = Artefact(
     _NODE_8 + _DESCRIPTOR_8,
 )
 
+_MONGO = """\
+import de.bwaldvogel.mongo.MongoServer;
+import de.bwaldvogel.mongo.ServerVersion;
+import de.bwaldvogel.mongo.backend.memory.MemoryBackend;
+
+public class Main {
+  public static void main(String[] args) {
+    new MongoServer(new MemoryBackend().version(ServerVersion.MONGO_5_0))
+        .bind("127.0.0.1", Integer.parseInt(args[0]));
+  }
+}
+"""
+
+
+def _mongo(folder: Path) -> None:
+    lib = fetch(
+        folder,
+        f"de.bwaldvogel:mongo-java-server:{MONGO.version}",
+        "org.slf4j:slf4j-nop:1.7.36",
+    )
+    _compile(folder, _MONGO, "-cp", str(lib / "*"))
+
+
+MONGO = Artefact("mongo-java", "1.47.0", ("mvn", "java", "javac"), _mongo, _MONGO)
+
 ARTEFACTS: tuple[Artefact, ...] = (
     KAFKA,
+    MONGO,
     ELASTICSEARCH_6,
     ELASTICSEARCH_7,
     ELASTICSEARCH_8,

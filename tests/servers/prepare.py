@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 
-from tests.servers import debian, go, java, locked
+from tests.servers import debian, go, java, locked, pypi
 from tests.servers.artefacts import Artefact, cache
 
 ARTEFACTS: dict[str, Artefact] = {
     artefact.name: artefact
-    for artefact in (*java.ARTEFACTS, *go.ARTEFACTS, *debian.ARTEFACTS)
+    for artefact in (*java.ARTEFACTS, *go.ARTEFACTS, *debian.ARTEFACTS, *pypi.ARTEFACTS)
 }
 
 

@@ -20,8 +20,10 @@ class Server:
     which starts it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, watched: int | None = None) -> None:
+        """It ends with the process `watched`, else with this one."""
         self.folder = folder
+        self._watched = watched
         self.log = folder / "log"
         self.process: Process | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +44,9 @@ class Server:
     def restart(self) -> None:
         """Start it (again) on the same ports, with the data that it kept."""
         self.kill()
-        self.process = Process(self.command(), self.log, env=self.environment())
+        self.process = Process(
+            self.command(), self.log, watched=self._watched, env=self.environment()
+        )
         try:
             self.process.wait(self.answers)
         except BaseException:
