@@ -52,6 +52,20 @@ def settled(client: redis.Redis) -> bool:
     return not client.exists(LIST) and not client.keys("*claim*")
 
 
+def wait_settled(daemon: Daemon, client: redis.Redis, seconds: float) -> None:
+    """Wait until every pump has settled every record; else say which has not."""
+    try:
+        wait_for("everything settled", lambda: settled(client), seconds)
+    except AssertionError:
+        pumps = [
+            f"{pump['name']}: {pump['state']}, {pump['pending']} pending, "
+            f"{pump['restarts']} restarts, {pump['last_error']}"
+            for pump in daemon.status()["pumps"]
+        ]
+        told = "\n".join([*pumps, daemon.tail()])
+        raise AssertionError(f"not settled in {seconds:.0f} s:\n{told}") from None
+
+
 def dead_letters(daemon: Daemon) -> list[Any]:
     """Return the dead letters."""
     done = daemon.command("dead-letters", "list", "--json")
@@ -108,7 +122,7 @@ def test_kills_among_ill_back_ends(
             progress(tmp_path / "csv", before)
         for side in mix.sides:
             side.calm()
-        wait_for("everything settled", lambda: settled(client), SETTLE_SECONDS)
+        wait_settled(daemon, client, SETTLE_SECONDS)
         assert dead_letters(daemon) == [], daemon.tail()
         assert daemon.stop() == 0
         for side in mix.sides:
@@ -139,7 +153,7 @@ def test_a_hung_back_end_holds_up_no_other(
         assert not hung.names()
         hung.held = None
         released.set()
-        wait_for("everything settled", lambda: settled(client))
+        wait_settled(daemon, client, SETTLE_SECONDS)
         assert dead_letters(daemon) == []
         assert daemon.stop() == 0
         for side in mix.sides:
