@@ -15,7 +15,7 @@ from tyk_pump.record.analytics import (
     GraphQLError,
     GraphQLStats,
 )
-from tyk_pump.record.json import encode, go_float
+from tyk_pump.record.json import encode, encode_sorted, go_float
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,15 @@ def test_an_ignored_time_is_zero_in_utc(monkeypatch: pytest.MonkeyPatch) -> None
     shown = json.loads(record_json.encode(record))
     assert shown["timestamp"] == "0001-01-01T00:00:00Z"
     assert shown["expireAt"] == "0001-01-01T00:53:28+00:53"
+
+
+def test_sorted_keys_are_all_that_differs() -> None:
+    """Every object has its keys in order, those within it, too; values are the same."""
+    record = AnalyticsRecord(tags=["b", "a"], path="<\udcff>")
+    record.geo.city.names = {"z": "1", "a": "2"}
+    record.graphql_stats.is_graphql = True
+    shown = encode_sorted(record)
+    assert json.loads(shown) == json.loads(encode(record))
+    pairs: list[list[str]] = []
+    json.loads(shown, object_pairs_hook=lambda p: pairs.append([k for k, _ in p]))
+    assert pairs == [sorted(keys) for keys in pairs]

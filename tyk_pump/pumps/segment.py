@@ -8,7 +8,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 
@@ -55,13 +55,6 @@ class SegmentOptions(HttpOptions, frozen=True, kw_only=True):
             yield "segment_write_key", "missing"
         if fault := fault_of(self.segment_url):
             yield "segment_url", fault
-
-
-# Numbers with a fraction keep the text that they have: what is read here is
-# written again.
-_decode: Final = msgspec.json.Decoder(
-    dict[str, Any], float_hook=lambda text: msgspec.Raw(text.encode())
-).decode
 
 
 class SegmentPump:
@@ -125,12 +118,11 @@ class SegmentPump:
 
     def _event(self, batch: Batch, index: int) -> bytes:
         record = batch.records[index]
-        key, properties = record.api_key, _decode(json.encode(record))
-        if key and self._options.hash_api_key:
-            key = _hide_key(record, properties)
+        if record.api_key and self._options.hash_api_key:
+            record = _without_key(record)
         event = {
-            "properties": properties,
-            "anonymousId": key or KEYLESS,
+            "properties": msgspec.Raw(json.encode_sorted(record)),
+            "anonymousId": record.api_key or KEYLESS,
             "event": "Hit",
             "type": "track",
             "messageId": batch.record_id(index),
@@ -158,12 +150,10 @@ class SegmentPump:
         return self._head + b',"batch":[' + listed + tail.encode()
 
 
-def _hide_key(record: AnalyticsRecord, properties: dict[str, Any]) -> str:
-    """Put the key's hash where the key stands alone or in a tag; return the hash."""
-    key = record.api_key
+def _without_key(record: AnalyticsRecord) -> AnalyticsRecord:
+    """Return a record with its key's hash where the key stands alone or in a tag."""
+    key, tags = record.api_key, record.tags
     hashed = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-    properties["api_key"] = hashed
-    if record.tags:
-        shown = [tag.replace(key, hashed) for tag in record.tags]
-        properties["tags"] = shown
-    return hashed
+    if tags:
+        tags = [tag.replace(key, hashed) for tag in tags]
+    return msgspec.structs.replace(record, api_key=hashed, tags=tags)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +28,7 @@ from tyk_pump.record.gotime import rfc3339
 
 # Only maps are sorted; a struct keeps the order of its fields.
 _plain: Final = msgspec.json.Encoder(order="deterministic").encode
+_sorted: Final = msgspec.json.Encoder(order="sorted").encode
 _Raw: Final = msgspec.Raw
 
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
@@ -130,15 +131,20 @@ class _Mcp(msgspec.Struct, gc=False):
 
 def encode(record: AnalyticsRecord) -> bytes:
     """Return the record as JSON; CodecError says what of it JSON cannot express."""
-    return compact(_shown(record))
+    return compact(_shown(record, _ZEROS))
 
 
-def compact(value: Any) -> bytes:
+def encode_sorted(record: AnalyticsRecord) -> bytes:
+    """Return the same with every key in the order of its bytes, as Go has maps."""
+    return compact(_shown(record, _SORTED_ZEROS), _sorted)
+
+
+def compact(value: Any, write: Callable[[Any], bytes] = _plain) -> bytes:
     """Return texts, numbers, lists, maps and structs as the reference's JSON."""
     try:
-        written = _plain(value)
+        written = write(value)
     except UnicodeEncodeError:
-        written = _plain(_mended(value))
+        written = write(_mended(value))
     return _escaped(written)
 
 
@@ -157,7 +163,7 @@ def _escaped(written: bytes) -> bytes:
     return written
 
 
-def _shown(record: AnalyticsRecord) -> _Record:
+def _shown(record: AnalyticsRecord, zeros: tuple[Any, Any]) -> _Record:
     graphql, mcp = record.graphql_stats, record.mcp_stats
     return _Record(
         record.method,
@@ -192,8 +198,8 @@ def _shown(record: AnalyticsRecord) -> _Record:
         record.api_schema,
         record.original_path,
         record.listen_path,
-        _ZERO_GRAPHQL if graphql == _NO_GRAPHQL else _graphql(graphql),
-        _ZERO_MCP if mcp == _NO_MCP else _mcp(mcp),
+        zeros[0] if graphql == _NO_GRAPHQL else _graphql(graphql),
+        zeros[1] if mcp == _NO_MCP else _mcp(mcp),
     )
 
 
@@ -322,5 +328,10 @@ def _map(value: dict[str, Any]) -> bytes:
     return b"{" + b",".join(items) + b"}"
 
 
-_ZERO_GRAPHQL: Final = _Raw(_plain(_graphql(_NO_GRAPHQL)))
-_ZERO_MCP: Final = _Raw(_plain(_mcp(_NO_MCP)))
+def _zeros(write: Callable[[Any], bytes]) -> tuple[Any, Any]:
+    """Return what nearly every record has, written once."""
+    return _Raw(write(_graphql(_NO_GRAPHQL))), _Raw(write(_mcp(_NO_MCP)))
+
+
+_ZEROS: Final = _zeros(_plain)
+_SORTED_ZEROS: Final = _zeros(_sorted)
