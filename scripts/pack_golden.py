@@ -35,6 +35,12 @@ NAMES = (
     "logzio",
     "segment",
     "kafka",
+    "mongo-pump-aggregate",
+    "mongo-mcp-aggregate",
+    "sql_aggregate",
+    "sql-graph-aggregate",
+    "sql-mcp-aggregate",
+    "uptime-sql",
 )
 """What is packed when no name is given: the parts that have tests."""
 

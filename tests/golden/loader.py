@@ -128,17 +128,19 @@ class Case(msgspec.Struct, frozen=True):
                 (one for one in found if one[0] in LISTS),
                 key=lambda one: LISTS.index(one[0]),
             )
+        if "purges" in self.about:
+            return [one for purge in self.purges() for one in purge]
         if "batches" in self.about:
             names: Sequence[str] = [n for batch in self.about["batches"] for n in batch]
         else:
             names = self.about.get("names", list(known)) * self.about.get("repeat", 1)
-        excluded = set(self.about.get("exclude", ()))
-        key = BASE if self.codec == "msgpack" else f"{BASE}_protobuf"
-        return [
-            (key, self.codec, known[name])
-            for name in names
-            if name not in excluded and known[name].bytes_in(self.codec) is not None
-        ]
+        return self._under_usual_key(names)
+
+    def purges(self) -> list[list[tuple[str, Codec, Wire]]]:
+        """Return the records purge by purge; one purge where the case names none."""
+        if "purges" not in self.about:
+            return [self.pushed()]
+        return [self._under_usual_key(names) for names in self.about["purges"]]
 
     def stray(self) -> dict[str, list[bytes]]:
         """Return what is pushed to keys that no purge reads."""
@@ -154,6 +156,15 @@ class Case(msgspec.Struct, frozen=True):
         pattern = re.compile(rf"expected\.(?:(.*)\.)?{re.escape(suffix)}")
         found = ((pattern.fullmatch(path), data) for path, data in self.files.items())
         return {match[1] or "": data for match, data in found if match}
+
+    def _under_usual_key(self, names: Sequence[str]) -> list[tuple[str, Codec, Wire]]:
+        known, excluded = self._known(), set(self.about.get("exclude", ()))
+        key = BASE if self.codec == "msgpack" else f"{BASE}_protobuf"
+        return [
+            (key, self.codec, known[name])
+            for name in names
+            if name not in excluded and known[name].bytes_in(self.codec) is not None
+        ]
 
     def _known(self) -> Mapping[str, Wire]:
         name = self.about["corpus"]

@@ -17,7 +17,7 @@ def saturated(number: int) -> int:
     return max(MIN_INT, min(MAX_INT, number))
 
 
-class Counter(msgspec.Struct):
+class Counter(msgspec.Struct, gc=False):
     """Hits of a key and their sums, exact: nothing is rounded or limited in memory.
 
     Adding counters up in any order and grouping gives the same counter. Where a value
@@ -40,6 +40,7 @@ class Counter(msgspec.Struct):
     bytes_in: int = 0
     bytes_out: int = 0
     max_upstream_latency: int = 0
+    """Of all hits, errors too; 0 without hits."""
     min_upstream_latency: int | None = None
     """Of the hits that are no errors; None where there was none (never 0 for that)."""
     total_upstream_latency: int = 0
@@ -72,6 +73,11 @@ class Counter(msgspec.Struct):
 
     def add(self, other: Counter) -> None:
         """Count what another counter of the same key has counted."""
+        if other.hits:
+            first = not self.hits  # a maximum of 0 is none, it may be negative yet
+            for name in ("max_latency", "max_upstream_latency"):
+                most = getattr(other, name)
+                setattr(self, name, most if first else max(getattr(self, name), most))
         self.hits += other.hits
         self.success += other.success
         self.errors += other.errors
@@ -82,10 +88,6 @@ class Counter(msgspec.Struct):
         self.bytes_out += other.bytes_out
         self.total_upstream_latency += other.total_upstream_latency
         self.total_latency += other.total_latency
-        self.max_upstream_latency = max(
-            self.max_upstream_latency, other.max_upstream_latency
-        )
-        self.max_latency = max(self.max_latency, other.max_latency)
         self.min_upstream_latency = _least(
             self.min_upstream_latency, other.min_upstream_latency
         )

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-Family = Literal["api", "graphql", "mcp", "uptime"]
+Family = Literal["api", "graphql", "mcp"]
+"""The kinds of records with aggregates of their own; for uptime see `uptime`."""
 
 SHARED: Final = (
     *("apiid", "errors", "versions", "apikeys", "oauthids", "geo", "tags"),
     *("endpoints", "keyendpoints", "oauthendpoints", "apiendpoints"),
 )
 """The dimensions of the API family; GraphQL and MCP have them too."""
+GRAPHQL: Final = ("operation", "types", "fields", "rootfields")
+MCP: Final = ("methods", "primitives", "names")
+UPTIME: Final = ("url", "errors")
 TWO_LEVELS: Final = frozenset({"keyendpoints", "oauthendpoints"})
 """The dimensions whose keys have an inner key."""
-DIMENSIONS: Final[dict[Family, tuple[str, ...]]] = {
-    "api": SHARED,
-    "graphql": (*SHARED, "operation", "types", "fields", "rootfields"),
-    "mcp": (*SHARED, "methods", "primitives", "names"),
-    "uptime": ("url", "errors"),
-}
 SPELLINGS: Final = {name: name for name in SHARED} | {
     "APIID": "apiid",
     "Errors": "errors",

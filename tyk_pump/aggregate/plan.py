@@ -1,0 +1,139 @@
+"""Which counters a record touches, by what of it decides that."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from tyk_pump.aggregate import keys
+from tyk_pump.aggregate.dimensions import Family
+from tyk_pump.aggregate.model import TOTAL, Place
+from tyk_pump.record.analytics import AnalyticsRecord
+
+Target = tuple[Place, str, str]
+"""A counter's place, its identifier and its human identifier."""
+
+OPERATIONS: Final = ("", "Query", "Mutation", "Subscription")
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What to do with all records that are alike; see `Planner.plan`."""
+
+    org_id: str
+    api_id: str
+    """Empty where the family does not group by API."""
+    shared: tuple[Target, ...]
+    """The total first, then the dimensions that all families have."""
+    own: tuple[Target, ...]
+    """In those of GraphQL or MCP."""
+    own_failed: bool
+    """An answer with GraphQL errors: an error in `own` whatever its status is."""
+
+
+class Planner:
+    """Makes the plans of one family."""
+
+    def __init__(
+        self,
+        family: Family,
+        *,
+        track_all_paths: bool,
+        ignored_tag_prefixes: Sequence[str],
+        ignored: Collection[str],
+    ) -> None:
+        self._family: Family = family
+        self._track_all_paths = track_all_paths
+        self._prefixes = tuple(ignored_tag_prefixes)
+        self._ignored = frozenset(ignored)
+
+    def plan(self, r: AnalyticsRecord) -> Plan | None:
+        """Return the plan of a record, None where the family does not count it."""
+        # A record of the worker has the attributes alone that this family reads.
+        own: Iterable[Target] = ()
+        failed = False
+        if self._family == "graphql":
+            if not r.graphql_stats.is_graphql:
+                return None
+            own, failed = graph_targets(r), r.graphql_stats.has_errors
+        elif self._family == "mcp":
+            if not r.mcp_stats.is_mcp:
+                return None
+            own = mcp_targets(r)
+        elif not r.org_id or r.graphql_stats.is_graphql or r.mcp_stats.is_mcp:
+            return None
+        return Plan(
+            r.org_id,
+            "" if self._family == "api" else r.api_id,
+            self._kept(self._shared(r)),
+            self._kept(own),
+            failed,
+        )
+
+    def _kept(self, targets: Iterable[Target]) -> tuple[Target, ...]:
+        if not self._ignored:
+            return tuple(targets)
+        return tuple(t for t in targets if t[0].dimension not in self._ignored)
+
+    def _shared(self, r: AnalyticsRecord) -> Iterator[Target]:
+        api, version, path = r.api_id, r.api_version, r.path
+        yield TOTAL, "", ""
+        if api:
+            yield Place("apiid", api), api, r.api_name
+        if r.response_code == -1:
+            return  # a report of the network, which is counted in no other dimension
+        if r.response_code >= 400:
+            code = str(r.response_code)
+            yield Place("errors", code), code, ""
+        if version:
+            key = keys.versions_key(api, version)
+            yield Place("versions", key), version, version
+        if r.api_key:
+            yield Place("apikeys", r.api_key), r.api_key, r.alias
+        if r.oauth_id:
+            yield Place("oauthids", r.oauth_id), r.oauth_id, ""
+        country = r.geo.country.iso_code
+        if country:
+            yield Place("geo", country), country, country
+        for tag in keys.kept_tags(r.tags or (), self._prefixes):
+            yield Place("tags", tag), tag, tag
+        if r.track_path or self._track_all_paths:
+            yield Place("endpoints", keys.endpoint_key(path)), path, path
+            key = keys.api_endpoint_key(api, version, path)
+            yield Place("apiendpoints", key), key, path
+            key = keys.path_key(api, path)
+            if r.api_key:
+                yield Place("keyendpoints", r.api_key, key), key, key
+            if r.oauth_id:
+                yield Place("oauthendpoints", r.oauth_id, key), key, key
+
+
+def graph_targets(r: AnalyticsRecord) -> Iterator[Target]:
+    """Return what a GraphQL request touches beside the shared dimensions."""
+    stats = r.graphql_stats
+    known = 0 <= stats.operation_type < len(OPERATIONS)
+    yield _named("operation", OPERATIONS[stats.operation_type] if known else "")
+    for name, fields in (stats.types or {}).items():
+        yield _named("types", name)
+        for field in fields or ():
+            yield _named("fields", f"{name}_{field}")
+    for field in stats.root_fields or ():
+        yield _named("rootfields", field)
+
+
+def mcp_targets(r: AnalyticsRecord) -> Iterator[Target]:
+    """Return what an MCP call touches beside the shared dimensions."""
+    stats = r.mcp_stats
+    kind, name = stats.primitive_type, stats.primitive_name
+    if stats.jsonrpc_method:
+        yield _named("methods", stats.jsonrpc_method)
+    if kind:
+        yield _named("primitives", kind)
+    if name:
+        key = f"{kind}_{name}" if kind else name
+        yield Place("names", key), key, name
+
+
+def _named(dimension: str, key: str) -> Target:
+    return Place(dimension, key), key, key

@@ -1,0 +1,101 @@
+"""Uptime reports -> counters per organisation and hour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from tyk_pump.aggregate.buckets import Buckets
+from tyk_pump.aggregate.counter import Counter
+from tyk_pump.aggregate.model import TOTAL, Aggregate, Key, Place
+from tyk_pump.record.analytics import Time
+
+
+class Report(Protocol):
+    """What of an uptime report is counted."""
+
+    url: str
+    response_code: int
+    request_time: int
+    timestamp: Time
+    expire_at: Time
+    org_id: str
+
+
+class UptimeAggregator:
+    """Counts what the host checker reports, always by the hour.
+
+    Reports without an organisation are passed over. One of code -1 is no hit: it only
+    makes its URL known.
+    """
+
+    fields = (
+        "url",
+        "response_code",
+        "request_time",
+        "timestamp",
+        "expire_at",
+        "org_id",
+    )
+
+    def __init__(self, *, by_day: bool = False) -> None:
+        """With `by_day` a key names its day too, for tables that are split by day."""
+        self._buckets = Buckets(60, by_day=by_day)
+
+    def aggregate(self, reports: Iterable[Report]) -> dict[Key, Aggregate]:
+        """Return the counters of the reports by key."""
+        found: dict[Key, Aggregate] = {}
+        for report in reports:
+            if report.org_id:
+                # The lists of uptime are msgpack only: times of the pump's zone.
+                bucket, _ = self._buckets.of(report.timestamp, "")
+                key = Key(report.org_id, "", *bucket)
+                _book(found.setdefault(key, Aggregate()), report)
+        return found
+
+    def beyond(
+        self,
+        reports: Sequence[Report],
+        positions: Sequence[int],
+        key: Key,
+        mark: int,
+    ) -> Aggregate | None:
+        """Return the aggregate of one key from reports at or beyond a position."""
+        rest = (r for r, at in zip(reports, positions, strict=True) if at >= mark)
+        return self.aggregate(rest).get(key)
+
+
+def _book(aggregate: Aggregate, report: Report) -> None:
+    aggregate.expire_at = max(aggregate.expire_at, report.expire_at)
+    aggregate.last_time = max(aggregate.last_time, report.timestamp)
+    for place, identifier in _places(report):
+        counter = aggregate.total
+        if place is not TOTAL:
+            counter = aggregate.counters.setdefault(
+                place, Counter(identifier=identifier)
+            )
+        if report.response_code != -1:
+            counter.add(_hit(report))
+
+
+def _places(report: Report) -> Iterator[tuple[Place, str]]:
+    yield TOTAL, ""
+    if report.url:
+        yield Place("url", report.url), report.url
+    if report.response_code >= 400:
+        code = str(report.response_code)
+        yield Place("errors", code), code
+
+
+def _hit(report: Report) -> Counter:
+    code = report.response_code
+    success, failed = 200 <= code < 300, code >= 400
+    return Counter(
+        hits=1,
+        success=int(success),
+        errors=int(failed),
+        total_request_time=report.request_time,
+        last_time=report.timestamp,
+        # Successes by code, too: the code_* columns of the uptime table have them.
+        error_map={str(code): 1} if success or failed else {},
+    )
