@@ -7,6 +7,7 @@ import json
 import random
 import re
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,8 +32,13 @@ LONG = 3600.0
 
 
 def named(name: str) -> bytes:
-    """Return a record whose path, which every pump sends, is its name."""
-    return record(name, path=name, timestamp=(1_700_000_000, 0))
+    """Return a record whose path, which every pump sends, is its name.
+
+    Its second is one of a million: of two streams, points in the same millisecond may
+    replace each other in InfluxDB.
+    """
+    second = 1_700_000_000 + zlib.crc32(name.encode()) % 1_000_000
+    return record(name, path=name, timestamp=(second, 0))
 
 
 class Side:
@@ -218,7 +224,7 @@ class Segment(HttpSide):
 
 
 class Influx(HttpSide):
-    """By series and time; all records here have one series and one millisecond."""
+    """By series and time."""
 
     once = True
 
