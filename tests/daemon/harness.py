@@ -204,6 +204,15 @@ def _command_line(pid: int) -> bytes:
         return b""
 
 
+def settled(client: redis.Redis) -> bool:
+    """Say whether every pump has settled every record.
+
+    A text in the place of a claim, that keeps a late command from making it, may stay.
+    """
+    claims = client.scan_iter("*claim*", count=1000, _type="list")
+    return not client.exists(LIST) and not any(claims)
+
+
 def csv_rows(folder: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of all CSV files of a folder; a torn row is an error."""
     for path in sorted(folder.glob("*.csv")):

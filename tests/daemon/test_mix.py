@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.daemon.harness import LIST, Daemon, count_lines, wait_for
+from tests.daemon.harness import LIST, Daemon, count_lines, settled, wait_for
 from tests.daemon.mix import HttpSide, Mix, Topic, named
 from tests.daemon.test_kills import (
     KILLS,
@@ -45,15 +45,6 @@ def push(client: redis.Redis, wanted: list[str]) -> list[str]:
     """Push records of these names; return the names."""
     client.rpush(LIST, *map(named, wanted))
     return wanted
-
-
-def settled(client: redis.Redis) -> bool:
-    """Say whether every pump has settled every record.
-
-    A text in the place of a claim, that keeps a late command from making it, may stay.
-    """
-    claims = client.scan_iter("*claim*", count=1000, _type="list")
-    return not client.exists(LIST) and not any(claims)
 
 
 def wait_settled(daemon: Daemon, client: redis.Redis, seconds: float) -> None:
