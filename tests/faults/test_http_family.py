@@ -1,8 +1,8 @@
 """Every pump that speaks HTTP, before a back end that fails in every way.
 
 A case of the contract takes part when its pump has the options that all HTTP pumps
-have; its server is an `HttpServer`, or has one as `http`. The fault lasts until the worker pauses for the first time; afterwards every
-record has to be there.
+have; its server is an `HttpServer`, or has one as `http`. The fault lasts until the
+worker pauses for the first time; afterwards every record has to be there.
 """
 
 from __future__ import annotations
