@@ -40,6 +40,11 @@ NAMES = (
     "sql_aggregate",
     "sql-graph-aggregate",
     "sql-mcp-aggregate",
+    "mongo-graph",
+    "mongo-mcp",
+    "sql-graph",
+    "sql-mcp",
+    "uptime-mongo",
     "uptime-sql",
 )
 """What is packed when no name is given: the parts that have tests."""

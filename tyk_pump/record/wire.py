@@ -10,13 +10,23 @@ from typing import Any
 import msgpack
 import msgspec
 
-from tyk_pump.record import analytics
+from tyk_pump.record import analytics, uptime
 from tyk_pump.record.analytics import WIRE_NAMES, AnalyticsRecord, Time
+from tyk_pump.record.uptime import UptimeRecord
 
 
 def pack(record: AnalyticsRecord) -> bytes:
     """Return the msgpack form: a map of all fields in wire order."""
-    fields = {name: getattr(record, attr) for attr, name in WIRE_NAMES.items()}
+    return _packed(record, WIRE_NAMES)
+
+
+def pack_uptime(record: UptimeRecord) -> bytes:
+    """Return the form of an uptime record: a map of all fields in wire order."""
+    return _packed(record, uptime.WIRE_NAMES)
+
+
+def _packed(record: msgspec.Struct, names: dict[str, str]) -> bytes:
+    fields = {name: getattr(record, attr) for attr, name in names.items()}
     try:
         return msgspec.msgpack.encode(fields)
     except UnicodeEncodeError:
