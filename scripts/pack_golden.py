@@ -35,6 +35,7 @@ NAMES = (
     "logzio",
     "segment",
     "kafka",
+    "sql",
     "mongo-pump-aggregate",
     "mongo-mcp-aggregate",
     "sql_aggregate",

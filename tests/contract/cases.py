@@ -12,6 +12,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ import pytest
 from tests.daemon.harness import csv_rows
 from tests.servers import logzio, segment, splunk
 from tests.servers.cluster import ClusterServer, refused
+from tests.servers.database import Database, Databases
 from tests.servers.http import Answer, HttpServer, Request
 from tests.servers.influx import Influx, Influx1, Influx2
 from tests.servers.kafka import ProxiedKafka, topic_name
@@ -82,6 +84,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     sends it again."""
     empty_answer: bool = False
     """True where an HTTP status is the whole answer, and its body is empty."""
+    secret: Callable[[Seen, str], str] = lambda seen, text: text
+    """Puts a made-up text into a secret option that has a form."""
     unfit: dict[str, Any] | None = None
     """Fields of a record that the back end refuses for good; None: it takes all."""
 
@@ -348,7 +352,51 @@ def _resurface_broken(seen: Seen) -> Iterator[None]:
         server.before = lambda request: None
 
 
+@contextlib.contextmanager
+def _postgres(request: pytest.FixtureRequest) -> Iterator[Database]:
+    databases: Databases = request.getfixturevalue("postgres_server")
+    yield databases.database()
+
+
+@contextlib.contextmanager
+def _full_disk(seen: Seen, table: str) -> Iterator[None]:
+    """The database says that its disk is full."""
+    database: Database = seen.server
+    if table in database.tables():
+        database.refuse(table, "53100")
+    try:
+        yield
+    finally:
+        if table in database.tables():
+            database.accept(table)
+
+
+def _rows(seen: Seen, table: str, column: str) -> list[str]:
+    database: Database = seen.server
+    if table not in database.tables():
+        return []
+    return [text for (text,) in database.query(f'SELECT "{column}" FROM "{table}"')]
+
+
+INCOMPRESSIBLE = "".join(sha256(b"%d" % n).hexdigest() for n in range(200))
+"""What PostgreSQL does not take into an index."""
+
 CASES = [
+    Case(
+        type="sql",
+        server=_postgres,
+        meta=lambda seen: {
+            "type": "postgres",
+            "connection_string": seen.server.dsn,
+            "batch_size": 30,
+        },
+        arrived=lambda seen: _rows(seen, "tyk_analytics", "alias"),
+        touched=lambda seen: bool(seen.server.tables()),
+        broken=lambda seen: _full_disk(seen, "tyk_analytics"),
+        once=True,
+        secret=lambda seen, text: f"{seen.server.dsn} application_name={text}",
+        unfit={"api_key": INCOMPRESSIBLE},
+    ),
     Case(
         type="elasticsearch",
         meta=lambda seen: {

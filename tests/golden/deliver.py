@@ -75,7 +75,8 @@ def frames(case: Case) -> tuple[list[bytes], list[str]]:
     made: list[bytes] = []
     names: list[str] = []
     pushed = case.pushed()
-    sizes = [len(batch) for batch in case.about.get("batches", [])] or [len(pushed)]
+    sizes = [len(batch) for batch in case.about.get("batches", [])]
+    sizes = sizes or [len(purge) for purge in case.purges()]
     for size in sizes:
         batch, pushed = pushed[:size], pushed[size:]
         for (key, form), group in groupby(batch, key=lambda one: one[:2]):

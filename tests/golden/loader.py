@@ -99,7 +99,8 @@ class Case(msgspec.Struct, frozen=True):
     @property
     def env(self) -> dict[str, str]:
         """Return the environment of the capture; no TZ means UTC."""
-        return {"TZ": "UTC", **self.about.get("env", {})}
+        zone = self.about.get("timezone", "UTC")
+        return {"TZ": zone, **self.about.get("env", {})}
 
     @property
     def pumps(self) -> dict[str, dict[str, Any]]:

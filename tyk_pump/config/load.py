@@ -336,6 +336,10 @@ class _Loader:
             for field in fields_of(PumpFrame)
             if field.name not in ("type", "name", "meta")
         }
+        for key in ("raw_request_decoded", "raw_response_decoded"):
+            if kind in pumps.STORE_BODIES_AS_SENT and common[key]:
+                self.warnings.append(f"{place}.{key}: without effect on {kind}")
+                common[key] = False
         return PumpConfig(
             name=name,
             type=kind,

@@ -21,6 +21,7 @@ REGISTRY: Final[dict[str, str]] = {
     "splunk": "tyk_pump.pumps.splunk:SplunkPump",
     "moesif": "tyk_pump.pumps.moesif:MoesifPump",
     "segment": "tyk_pump.pumps.segment:SegmentPump",
+    "sql": "tyk_pump.pumps.sql:SqlPump",
     "stdout": "tyk_pump.pumps.stdout:StdoutPump",
     "syslog": "tyk_pump.pumps.syslog:SyslogPump",
 }
@@ -64,6 +65,22 @@ KNOWN_TYPES: Final = frozenset(
     }
 )
 """Every type that a configuration may name, also those not in this version."""
+
+
+STORE_BODIES_AS_SENT: Final = frozenset(
+    {
+        "mongo",
+        "mongo-graph",
+        "mongo-mcp",
+        "mongo-mcp-aggregate",
+        "mongo-pump-aggregate",
+        "mongo-pump-selective",
+        "sql",
+        "sql_aggregate",
+    }
+)
+"""Types on which `raw_request_decoded` and `raw_response_decoded` have no effect: who
+reads these stores decodes the raw bodies."""
 
 
 def load(name: str) -> type[RegisteredPump]:

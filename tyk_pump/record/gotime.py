@@ -121,10 +121,23 @@ def rfc3339_any_year(time: Time, zone: str = "") -> str:
         return f"{date}T{_clock(shown)}{_fraction(nanoseconds)}{_suffix(shown.offset)}"
 
 
+def clock_text(seconds: int, zone: str = "") -> str:
+    """Return `2025-03-05 14:07:09`, the way that databases write a time."""
+    known = _CLOCKS.get((zone, seconds // 60))
+    if known is not None:
+        return known[0] + _TWO[seconds % 60]
+    shown = civil(seconds, zone)
+    year = f"{shown.year:04d}" if shown.year >= 0 else f"-{-shown.year:04d}"
+    text = f"{year}-{_TWO[shown.month]}-{_TWO[shown.day]} {_clock(shown)}"
+    _keep(_CLOCKS, seconds, zone, text, "")
+    return text
+
+
 # Traffic comes in the order of time: nearly every look-up finds its minute here. Only
 # minutes that begin at second 0 of the zone's clock and have one offset are kept.
 _TEXTS: Final[dict[tuple[str, int], tuple[str, str]]] = {}
 _STAMPS: Final[dict[tuple[str, int], tuple[str, str]]] = {}
+_CLOCKS: Final[dict[tuple[str, int], tuple[str, str]]] = {}
 
 
 def _go_parts(seconds: int, zone: str) -> tuple[str, str]:
@@ -204,6 +217,7 @@ def reset() -> None:
     _zone.cache_clear()
     _TEXTS.clear()
     _STAMPS.clear()
+    _CLOCKS.clear()
 
 
 @functools.lru_cache(maxsize=1024)
