@@ -1,4 +1,4 @@
-"""Each stage by itself: decode, select, encode, write, and the frame between them."""
+"""Each stage by itself: decode, select, encode, aggregate, write, and the frame."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 
 from benchmarks.yardstick import Measured, compare
 from tyk_pump import channel, pumps
+from tyk_pump.aggregate.aggregator import Aggregator
 from tyk_pump.config.root import Filters, PumpConfig, RootOptions
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import analytics, json
@@ -23,12 +24,17 @@ FEW = (
     *("api_name", "api_id", "org_id", "request_time"),
 )
 """Nine fields, as a pump of counters reads them."""
+ROUNDS_IN_BATCH = 10
+"""How often the records are in the batch that is aggregated: about a window of them."""
 
 
 def measure(raws: Sequence[bytes], rounds: int) -> Iterator[Measured]:
     """Yield one measurement per stage."""
     for name, action in stages(raws):
         yield compare(name, action, raws, rounds=rounds)
+    batch = list(raws) * ROUNDS_IN_BATCH
+    for name, action in aggregating(batch):
+        yield compare(name, action, batch, rounds=rounds, times=1)
 
 
 def stages(raws: Sequence[bytes]) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -48,6 +54,20 @@ def stages(raws: Sequence[bytes]) -> Iterator[tuple[str, Callable[[], object]]]:
     )
     yield "frame, decode", lambda: channel.decode_frame(frame)
     yield from writing(records)
+
+
+def aggregating(raws: Sequence[bytes]) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield how a batch is counted: of many hours, and of one where none are alike."""
+    subject = Aggregator("api")
+    decode = decoder("msgpack", subject.fields)
+    yield "decode for aggregates", lambda: [decode(raw) for raw in raws]
+    usual = [decode(raw) for raw in raws]
+    yield "aggregate, 50 hours", lambda: subject.aggregate(usual)
+    unlike = [decode(raw) for raw in raws]
+    for number, record in enumerate(unlike):
+        record.timestamp = usual[0].timestamp
+        record.api_key = f"{record.api_key}{number}"
+    yield "aggregate, new keys", lambda: subject.aggregate(unlike)
 
 
 def selecting(records: Sequence[Any]) -> Callable[[], object]:

@@ -41,7 +41,7 @@ FAMILIES: Final[dict[str, Family]] = {
 }
 MYSQL: Final = "the reference's upsert is not valid for MySQL, nothing was stored"
 DIED: Final = "the reference died, nothing was stored; see test_aggregator"
-REFUSED: Final = "the reference's update was refused; see test_keys"
+REFUSED: Final = "the reference's update was refused; see test_parts"
 NUL: Final = "PostgreSQL refused the NUL of a text: for the tests of the pump"
 FAILED: Final = "the reference's write failed: for the tests of the pump"
 NOT_RUN: Final = {

@@ -15,7 +15,7 @@ from tyk_pump.aggregate.buckets import Bucket, Buckets
 from tyk_pump.aggregate.counter import Counter
 from tyk_pump.aggregate.dimensions import Family
 from tyk_pump.aggregate.model import TOTAL, Aggregate, Key, Place
-from tyk_pump.aggregate.plan import Plan, Planner, Target
+from tyk_pump.aggregate.plan import Plan, Planner, Target, Wide
 from tyk_pump.record.analytics import AnalyticsRecord, Network, Time
 
 _KEPT: Final = 8192
@@ -49,6 +49,8 @@ Sums = list[Any]
 """Of records that are alike: one of them, hits, request time, latency and upstream
 latency, the greatest of both, the least of both, latest time, latest expiry."""
 Kinds = dict[Hashable, Sums]
+Group = tuple[Bucket, str]
+"""A bucket, and the zone of the records in it."""
 
 
 class Aggregator:
@@ -89,17 +91,17 @@ class Aggregator:
 
     def aggregate(self, records: Iterable[AnalyticsRecord]) -> dict[Key, Aggregate]:
         """Return the counters of the records by key."""
-        groups: dict[Bucket, Kinds] = {}
+        groups: dict[Group, Kinds] = {}
         reports: list[AnalyticsRecord] = []
         self._gather(records, groups, reports)
         found: dict[Key, Aggregate] = {}
-        for bucket, kinds in groups.items():
-            for kind, sums in kinds.items():
-                self._spread(found, bucket, kind, sums)
+        for (bucket, zone), kinds in groups.items():
+            self._spread(found, bucket, zone, kinds)
         for record in reports:
             self._report(found, record)
         for aggregate in found.values():
-            del aggregate.counters[TOTAL]
+            # Up to here it was one place among the others.
+            aggregate.total = aggregate.counters.pop(TOTAL)
         return found
 
     def beyond(
@@ -119,7 +121,7 @@ class Aggregator:
     def _gather(
         self,
         records: Iterable[AnalyticsRecord],
-        groups: dict[Bucket, Kinds],
+        groups: dict[Group, Kinds],
         reports: list[AnalyticsRecord],
     ) -> None:
         """Sum up what is alike, by bucket; set the reports of the network aside."""
@@ -144,7 +146,7 @@ class Aggregator:
             kinds = near.get((record.zone, time[0] // slot))
             if kinds is None:
                 bucket, whole = self._buckets.of(time, record.zone)
-                kinds = groups.setdefault(bucket, {})
+                kinds = groups.setdefault((bucket, record.zone), {})
                 if whole:
                     near[record.zone, time[0] // slot] = kinds
             latency = record.latency
@@ -152,9 +154,17 @@ class Aggregator:
             sums = kinds.get(kind)
             if sums is None:
                 kinds[kind] = [
-                    *(record, 1, record.request_time),
-                    *(total, upstream, total, upstream, total, upstream),
-                    *(time, record.expire_at),
+                    record,
+                    1,
+                    record.request_time,
+                    total,
+                    upstream,
+                    total,
+                    upstream,
+                    total,
+                    upstream,
+                    time,
+                    record.expire_at,
                 ]
                 continue
             sums[1] += 1
@@ -181,22 +191,32 @@ class Aggregator:
         return plan
 
     def _spread(
-        self, found: dict[Key, Aggregate], bucket: Bucket, kind: Hashable, sums: Sums
+        self, found: dict[Key, Aggregate], bucket: Bucket, zone: str, kinds: Kinds
     ) -> None:
-        """Book the sums of one kind of records in all the counters it touches."""
-        record = sums[0]
-        plan = self._plans.get(kind, ...)
-        if plan is ...:
-            plan = self._plan(kind, record)
-        if plan is None:
-            return
-        aggregate = _aggregate(found, plan, bucket)
-        _note(aggregate, sums[9], sums[10], record.zone)
-        failed = record.response_code >= 400
-        _book(aggregate.counters, plan.shared, sums, failed=failed)
-        if plan.own:
-            failed = failed or plan.own_failed
-            _book(aggregate.counters, plan.own, sums, failed=failed)
+        """Book the sums of each kind in all the counters it touches."""
+        drafts: dict[tuple[str, str], tuple[Aggregate, dict[Wide, Sums]]] = {}
+        for kind, sums in kinds.items():
+            plan = self._plans.get(kind, ...)
+            if plan is ...:
+                plan = self._plan(kind, sums[0])
+            if plan is None:
+                continue
+            draft = drafts.get(plan.owner)
+            if draft is None:
+                aggregate = _aggregate(found, plan.owner, bucket)
+                draft = drafts[plan.owner] = aggregate, {}
+            aggregate, wides = draft
+            _book(aggregate.counters, plan.narrow, sums)
+            # What kinds have in common is summed up once more, and booked at the end.
+            known = wides.setdefault(plan.wide, sums)
+            if known is not sums:
+                _join(known, sums)
+        for aggregate, wides in drafts.values():
+            for wide, sums in wides.items():
+                _note(aggregate, sums[9], sums[10], zone)
+                _book(aggregate.counters, wide.shared, sums)
+                if wide.own:
+                    _book(aggregate.counters, wide.own, sums, failed=wide.own_failed)
 
     def _report(self, found: dict[Key, Aggregate], record: AnalyticsRecord) -> None:
         """Book a report of the network (response code -1), which is no hit."""
@@ -205,32 +225,27 @@ class Aggregator:
             return
         time = record.timestamp
         bucket, _ = self._buckets.of(time, record.zone)
-        aggregate = _aggregate(found, plan, bucket)
+        aggregate = _aggregate(found, plan.owner, bucket)
         _note(aggregate, time, record.expire_at, record.zone)
-        aggregate.counters[TOTAL].add(_traffic(record.network, time))
+        everything = _traffic(record.network, time)
         # The API's counter is told of the bytes alone, and not when.
         bytes_only = Counter(
             bytes_in=record.network.bytes_in, bytes_out=record.network.bytes_out
         )
-        for targets, part in (
-            (plan.shared[1:], bytes_only),
-            (plan.own, _traffic(record.network, time)),
-        ):
-            for place, identifier, human in targets:
-                counter = aggregate.counters.setdefault(
-                    place, Counter(identifier=identifier)
-                )
-                part.human_identifier = human
-                counter.add(part)
+        total, *shared = plan.wide.shared
+        for target in (total, *plan.wide.own):
+            _add(aggregate.counters, target, everything)
+        for target in shared:
+            _add(aggregate.counters, target, bytes_only)
 
 
-def _aggregate(found: dict[Key, Aggregate], plan: Plan, bucket: Bucket) -> Aggregate:
-    key = Key(plan.org_id, plan.api_id, *bucket)
+def _aggregate(
+    found: dict[Key, Aggregate], owner: tuple[str, str], bucket: Bucket
+) -> Aggregate:
+    key = Key(*owner, *bucket)
     aggregate = found.get(key)
     if aggregate is None:
-        # While a batch is booked the total is one place among the others.
         aggregate = found[key] = Aggregate()
-        aggregate.counters[TOTAL] = aggregate.total
     return aggregate
 
 
@@ -243,17 +258,40 @@ def _note(aggregate: Aggregate, time: Time, expire_at: Time, zone: str) -> None:
         aggregate.zone = zone
 
 
+def _join(known: Sums, sums: Sums) -> None:
+    """Add sums to known ones."""
+    _, hits, time, total, upstream, most, most_up, least, least_up, last, end = sums
+    known[1] += hits
+    known[2] += time
+    known[3] += total
+    known[4] += upstream
+    if most > known[5]:
+        known[5] = most
+    if most_up > known[6]:
+        known[6] = most_up
+    if least < known[7]:
+        known[7] = least
+    if least_up < known[8]:
+        known[8] = least_up
+    if last > known[9]:
+        known[9] = last
+    if end > known[10]:
+        known[10] = end
+
+
 def _book(
     counters: dict[Place, Counter],
     targets: Sequence[Target],
     sums: Sums,
     *,
-    failed: bool,
+    failed: bool = False,
 ) -> None:
     """Add the sums of records that are alike to each of their counters."""
-    record, hits, time, total, upstream, *extremes, latest, _ = sums
-    max_total, max_upstream, min_total, min_upstream = extremes
+    record, hits, time, total, upstream, most, most_up, least, least_up, latest, _ = (
+        sums
+    )
     code = record.response_code
+    failed = failed or code >= 400
     success = hits if 200 <= code < 300 and not failed else 0
     errors = hits if failed else 0
     text = str(code) if code >= 400 else ""
@@ -273,11 +311,11 @@ def _book(
                 0,
                 0,
                 0,
-                max_upstream,
-                None if failed else min_upstream,
+                most_up,
+                None if failed else least_up,
                 upstream,
-                max_total,
-                None if failed else min_total,
+                most,
+                None if failed else least,
                 total,
                 {text: hits} if text else {},
             )
@@ -286,10 +324,10 @@ def _book(
         counter.total_request_time += time
         counter.total_latency += total
         counter.total_upstream_latency += upstream
-        if max_total > counter.max_latency:
-            counter.max_latency = max_total
-        if max_upstream > counter.max_upstream_latency:
-            counter.max_upstream_latency = max_upstream
+        if most > counter.max_latency:
+            counter.max_latency = most
+        if most_up > counter.max_upstream_latency:
+            counter.max_upstream_latency = most_up
         if latest >= counter.last_time:
             if latest > counter.last_time or human > counter.human_identifier:
                 counter.human_identifier = human
@@ -300,12 +338,17 @@ def _book(
                 counter.error_map[text] = counter.error_map.get(text, 0) + hits
             continue
         counter.success += success
-        least = counter.min_latency
-        if least is None or min_total < least:
-            counter.min_latency = min_total
-        least = counter.min_upstream_latency
-        if least is None or min_upstream < least:
-            counter.min_upstream_latency = min_upstream
+        known = counter.min_latency
+        if known is None or least < known:
+            counter.min_latency = least
+        known = counter.min_upstream_latency
+        if known is None or least_up < known:
+            counter.min_upstream_latency = least_up
+
+
+def _add(counters: dict[Place, Counter], target: Target, part: Counter) -> None:
+    place, identifier, part.human_identifier = target
+    counters.setdefault(place, Counter(identifier=identifier)).add(part)
 
 
 def _traffic(network: Network, time: Time) -> Counter:

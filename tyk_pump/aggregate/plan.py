@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -15,21 +15,33 @@ from tyk_pump.record.analytics import AnalyticsRecord
 Target = tuple[Place, str, str]
 """A counter's place, its identifier and its human identifier."""
 
+_KEPT: Final = 8192
+
 OPERATIONS: Final = ("", "Query", "Mutation", "Subscription")
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """What to do with all records that are alike; see `Planner.plan`."""
+class Wide(msgspec.Struct, eq=False, gc=False):
+    """What records have in common whatever their API key and path are.
 
-    org_id: str
-    api_id: str
-    """Empty where the family does not group by API."""
+    Compared by identity: equal ones of a planner are the same one as a rule.
+    """
+
     shared: tuple[Target, ...]
-    """The total first, then the dimensions that all families have."""
+    """The total first, then targets in the dimensions that all families have."""
     own: tuple[Target, ...]
     """In those of GraphQL or MCP."""
     own_failed: bool
     """An answer with GraphQL errors: an error in `own` whatever its status is."""
+
+
+class Plan(msgspec.Struct, gc=False):
+    """What to do with all records that are alike; see `Planner.plan`."""
+
+    owner: tuple[str, str]
+    """Organisation and, where the family groups by it, API."""
+    wide: Wide
+    narrow: tuple[Target, ...]
+    """Targets that depend on the API key or the path."""
 
 
 class Planner:
@@ -47,6 +59,7 @@ class Planner:
         self._track_all_paths = track_all_paths
         self._prefixes = tuple(ignored_tag_prefixes)
         self._ignored = frozenset(ignored)
+        self._wides: dict[Hashable, Wide] = {}
 
     def plan(self, r: AnalyticsRecord) -> Plan | None:
         """Return the plan of a record, None where the family does not count it."""
@@ -63,13 +76,18 @@ class Planner:
             own = mcp_targets(r)
         elif not r.org_id or r.graphql_stats.is_graphql or r.mcp_stats.is_mcp:
             return None
-        return Plan(
-            r.org_id,
-            "" if self._family == "api" else r.api_id,
-            self._kept(self._shared(r)),
-            self._kept(own),
-            failed,
-        )
+        owner = r.org_id, "" if self._family == "api" else r.api_id
+        wide = self._wide(r.response_code, self._shared(r), own, failed)
+        return Plan(owner, wide, self._kept(self._narrow(r)))
+
+    def _wide(
+        self, code: int, shared: Iterable[Target], own: Iterable[Target], failed: bool
+    ) -> Wide:
+        wide = Wide(self._kept(shared), self._kept(own), failed)
+        if len(self._wides) >= _KEPT:
+            self._wides.clear()
+        # The status is not among the targets if it is below 400.
+        return self._wides.setdefault((code, wide.shared, wide.own, failed), wide)
 
     def _kept(self, targets: Iterable[Target]) -> tuple[Target, ...]:
         if not self._ignored:
@@ -77,7 +95,7 @@ class Planner:
         return tuple(t for t in targets if t[0].dimension not in self._ignored)
 
     def _shared(self, r: AnalyticsRecord) -> Iterator[Target]:
-        api, version, path = r.api_id, r.api_version, r.path
+        api, version = r.api_id, r.api_version
         yield TOTAL, "", ""
         if api:
             yield Place("apiid", api), api, r.api_name
@@ -89,8 +107,6 @@ class Planner:
         if version:
             key = keys.versions_key(api, version)
             yield Place("versions", key), version, version
-        if r.api_key:
-            yield Place("apikeys", r.api_key), r.api_key, r.alias
         if r.oauth_id:
             yield Place("oauthids", r.oauth_id), r.oauth_id, ""
         country = r.geo.country.iso_code
@@ -98,9 +114,16 @@ class Planner:
             yield Place("geo", country), country, country
         for tag in keys.kept_tags(r.tags or (), self._prefixes):
             yield Place("tags", tag), tag, tag
+
+    def _narrow(self, r: AnalyticsRecord) -> Iterator[Target]:
+        api, path = r.api_id, r.path
+        if r.response_code == -1:
+            return
+        if r.api_key:
+            yield Place("apikeys", r.api_key), r.api_key, r.alias
         if r.track_path or self._track_all_paths:
             yield Place("endpoints", keys.endpoint_key(path)), path, path
-            key = keys.api_endpoint_key(api, version, path)
+            key = keys.api_endpoint_key(api, r.api_version, path)
             yield Place("apiendpoints", key), key, path
             key = keys.path_key(api, path)
             if r.api_key:
