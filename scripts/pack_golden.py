@@ -36,6 +36,8 @@ NAMES = (
     "segment",
     "kafka",
     "sql",
+    "mongo",
+    "mongo-pump-selective",
     "mongo-pump-aggregate",
     "mongo-mcp-aggregate",
     "sql_aggregate",

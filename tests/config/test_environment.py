@@ -8,6 +8,7 @@ import pytest
 
 from tests.config.conftest import Read
 from tyk_pump.config.load import load
+from tyk_pump.config.options import Secret
 
 FILE = {
     "purge_delay": 1,
@@ -419,7 +420,82 @@ def test_unknown_pump_variable(read: Read) -> None:
     ]
 
 
-def test_old_mongo_names_are_said(read: Read) -> None:
+def test_old_names_without_a_pump_are_said(read: Read) -> None:
     """The oldest names of Mongo's options are not forgotten in silence."""
     config = read(FILE, PMP_MONGO_MONGOURL="mongodb://user:secretpw@x/y")
-    assert config.warnings == ["PMP_MONGO_...: its pump is not in this version"]
+    assert config.warnings == ["PMP_MONGO_...: ignored, there is no mongo pump"]
+
+
+MONGO = {
+    "pumps": {
+        "mongo": {
+            "type": "mongo",
+            "meta": {"mongo_url": "mongodb://f/d", "driver": "mgo"},
+        },
+        "s": {"type": "mongo-pump-selective", "meta": {"mongo_url": "mongodb://f/d"}},
+    }
+}
+
+
+def test_old_names_win(read: Read) -> None:
+    """They stand over the file and the new names, with a warning each."""
+    config = read(
+        MONGO,
+        TYK_PMP_PUMPS_MONGO_META_MONGOURL="mongodb://new/d",
+        TYK_PMP_PUMPS_MONGO_META_MONGOUSESSL="true",
+        PMP_MONGO_MONGOURL="mongodb://old/d",
+        PMP_MONGO_COLLECTIONNAME="c",
+        PMP_MONGOSEL_MONGODRIVERTYPE="mgo",
+    )
+    assert config.every_fault() == []
+    mongo, selective = (pump.options for pump in config.pumps)
+    assert mongo.mongo_url == Secret("mongodb://old/d")
+    assert mongo.collection_name == "c"
+    assert mongo.mongo_use_ssl
+    assert selective.mongo_url == Secret("mongodb://f/d")
+    assert selective.driver == "mgo"
+    assert config.warnings == [
+        "PMP_MONGO_MONGOURL: deprecated, write TYK_PMP_PUMPS_MONGO_META_MONGOURL",
+        "PMP_MONGO_COLLECTIONNAME: deprecated, write "
+        "TYK_PMP_PUMPS_MONGO_META_COLLECTIONNAME",
+        "PMP_MONGOSEL_MONGODRIVERTYPE: deprecated, write "
+        "TYK_PMP_PUMPS_MONGOSELECTIVE_META_MONGODRIVERTYPE",
+    ]
+
+
+def test_old_names_take_no_references(read: Read) -> None:
+    """A reference to a store of secrets in one of them is a fault."""
+    config = read(MONGO, PMP_MONGOSEL_MONGOURL="kv://vault/x")
+    (fault,) = config.every_fault()[1:]
+    assert fault.startswith("PMP_MONGOSEL_MONGOURL: references")
+
+
+@pytest.mark.parametrize(
+    ("variables", "types"),
+    [
+        ({"MONGO_DB_TYPE": "2"}, (2, 2)),
+        ({"MONGO_DB_TYPE": "2", "TYK_PMP_PUMPS_MONGO_META_MONGO_DB_TYPE": "1"}, (1, 2)),
+        ({"MONGO_DB_TYPE": "1", "PMP_MONGO_COLLECTIONNAME": "c"}, (1, 1)),
+    ],
+)
+def test_a_bare_variable(
+    read: Read, variables: dict[str, str], types: tuple[int, int]
+) -> None:
+    """One variable sets an option of all pumps, unless they have their own."""
+    config = read(
+        MONGO, **{"TYK_PMP_PUMPS_MONGO_META_COLLECTIONNAME": "c", **variables}
+    )
+    assert config.every_fault() == []
+    found = tuple(pump.options.mongo_db_type for pump in config.pumps)
+    assert found == types
+
+
+def test_bodies_that_stay_as_sent(read: Read) -> None:
+    """Stores whose readers decode the bodies get them encoded."""
+    meta = {"mongo_url": "mongodb://f/d"}
+    section = {"type": "mongo-pump-selective", "raw_request_decoded": True}
+    config = read({"pumps": {"s": {**section, "meta": meta}}})
+    assert not config.pumps[0].raw_request_decoded
+    assert config.warnings == [
+        "pumps.s.raw_request_decoded: without effect on mongo-pump-selective"
+    ]

@@ -224,10 +224,10 @@ def test_no_pumps(read: Read, conf: dict[str, Any]) -> None:
 
 def test_known_type_of_another_version(read: Read) -> None:
     """A known type that is not here keeps its place, with a fault."""
-    config = read({"pumps": {"m": {"type": "mongo", "meta": {"mongo_URL": "x"}}}})
+    config = read({"pumps": {"m": {"type": "hybrid", "meta": {"api_KEY": "x"}}}})
     (pump,) = config.pumps
-    assert pump.fault == "pumps.m: the mongo pump is not in this version"
-    assert pump.meta == {"mongo_url": "x"}
+    assert pump.fault == "pumps.m: the hybrid pump is not in this version"
+    assert pump.meta == {"api_key": "x"}
     assert pump.options is None
     assert not config.faults
     assert config.every_fault() == [pump.fault]

@@ -6,6 +6,7 @@ A new pump adds one `Case` to CASES; a test compares the table with the registry
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -20,16 +21,18 @@ import msgspec
 import pytest
 
 from tests.daemon.harness import csv_rows
-from tests.servers import logzio, segment, splunk
+from tests.servers import logzio, mongowire, segment, splunk
 from tests.servers.cluster import ClusterServer, refused
 from tests.servers.database import Database, Databases
 from tests.servers.http import Answer, HttpServer, Request
 from tests.servers.influx import Influx, Influx1, Influx2
 from tests.servers.kafka import ProxiedKafka, topic_name
 from tests.servers.moesif import Moesif
+from tests.servers.mongowire import MongoWire
 from tests.servers.receiver import TcpReceiver
 from tests.servers.resurface import Capture
 from tests.servers.splunk import Collector
+from tyk_pump.record.analytics import GraphQLStats, MCPStats
 
 FAULTY = "tests.faults.plugins.faulty_pump:FaultyPump"
 STDOUT = 1
@@ -86,6 +89,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """True where an HTTP status is the whole answer, and its body is empty."""
     secret: Callable[[Seen, str], str] = lambda seen, text: text
     """Puts a made-up text into a secret option that has a form."""
+    fields: dict[str, Any] = {}
+    """What every record has, so that the pump takes it."""
     unfit: dict[str, Any] | None = None
     """Fields of a record that the back end refuses for good; None: it takes all."""
 
@@ -381,7 +386,73 @@ def _rows(seen: Seen, table: str, column: str) -> list[str]:
 INCOMPRESSIBLE = "".join(sha256(b"%d" % n).hexdigest() for n in range(200))
 """What PostgreSQL does not take into an index."""
 
+
+def _mongo(request: pytest.FixtureRequest) -> MongoWire:
+    wire = MongoWire()
+
+    def judge(command: mongowire.Command) -> mongowire.Answer | None:
+        documents = command.body.get("documents", [])
+        bad = [i for i, one in enumerate(documents) if one["path"] == "unfit"]
+        if not bad:
+            return None
+        good = [one for one in documents if one["path"] != "unfit"]
+        body = {**command.body, "documents": good}
+        reply = wire.answer(dataclasses.replace(command, body=body))
+        errors = [{"index": i, "code": 121, "errmsg": "invalid"} for i in bad]
+        return mongowire.Answer({**reply, "writeErrors": errors})
+
+    wire.judge = judge
+    return wire
+
+
+def _mongo_arrived(seen: Seen) -> list[str]:
+    collections = seen.server.databases.get("tyk_analytics", {})
+    return [document["alias"] for kept in collections.values() for document in kept]
+
+
+@contextlib.contextmanager
+def _mongo_broken(seen: Seen) -> Iterator[None]:
+    """The first insert is done; of the second the answer is lost, and no more."""
+    done = [0]
+
+    def judge(command: mongowire.Command) -> mongowire.Answer | None:
+        if command.name != "insert":
+            return None
+        done[0] += 1
+        return mongowire.Answer(lost=done[0] == 2, cut=done[0] > 2)
+
+    with seen.server.judging(judge):
+        yield
+
+
+def _mongo_case(kind: str, fields: dict[str, Any], **meta: Any) -> Case:
+    return Case(
+        type=kind,
+        server=_mongo,
+        meta=lambda seen: {
+            "mongo_url": seen.server.url(),
+            "max_insert_batch_size_bytes": 20_000,
+            **meta,
+        },
+        arrived=_mongo_arrived,
+        touched=lambda seen: bool(seen.server.greetings),
+        broken=_mongo_broken,
+        fields=fields,
+        secret=lambda seen, text: f"{seen.server.url()}?appName={text}",
+        unfit={"path": "unfit"},
+        once=True,
+    )
+
+
 CASES = [
+    _mongo_case("mongo", {}, collection_name="c"),
+    _mongo_case("mongo-pump-selective", {"org_id": "o"}),
+    _mongo_case(
+        "mongo-graph",
+        {"graphql_stats": GraphQLStats(is_graphql=True)},
+        collection_name="c",
+    ),
+    _mongo_case("mongo-mcp", {"mcp_stats": MCPStats(is_mcp=True)}, collection_name="c"),
     Case(
         type="sql",
         server=_postgres,

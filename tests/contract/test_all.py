@@ -56,6 +56,14 @@ class Rig:
         """Return a new pump that is not open."""
         return pumps.load(self.case.type)(self.config.options)
 
+    def record(self, name: str, **fields: Any) -> AnalyticsRecord:
+        """Return a record that this pump takes."""
+        return record(name, **{**self.case.fields, **fields})
+
+    def frame(self, names: list[str], first: int = 0, **fields: Any) -> bytes:
+        """Return a frame of records that this pump takes."""
+        return frame(names, first, **{**self.case.fields, **fields})
+
     def arrived(self) -> list[str]:
         """Return the names of what has arrived."""
         return self.case.arrived(self.seen)
@@ -171,7 +179,7 @@ def test_all_arrive_once_and_in_order(rig: Rig) -> None:
     pump = rig.pump()
     names = numbered(0, 161)
     spans = [(0, 100), (100, 101), (101, 161)]
-    end = run(pump, [frame(names[a:b], a) for a, b in spans], settings=rig.config)
+    end = run(pump, [rig.frame(names[a:b], a) for a, b in spans], settings=rig.config)
     pump.close()
     rig.assert_arrived(names)
     assert [(o.first, o.end, o.delivered) for o in end.outcomes] == [
@@ -186,7 +194,7 @@ def test_an_empty_batch_sends_nothing(rig: Rig) -> None:
     filters = Filters(org_ids=["another"])
     settings = msgspec.structs.replace(rig.config, filters=filters)
     names = numbered(0, 5)
-    end = run(pump, [frame(names, org_id="org")], settings=settings)
+    end = run(pump, [rig.frame(names, org_id="org")], settings=settings)
     pump.close()
     assert rig.arrived() == []
     assert [(o.delivered, o.filtered) for o in end.outcomes] == [(0, 5)]
@@ -196,7 +204,7 @@ def test_positions_with_gaps(rig: Rig) -> None:
     """Records between which others were filtered arrive as any others."""
     pump = rig.pump()
     names = numbered(0, 30)
-    records = [record(name) for name in names]
+    records = [rig.record(name) for name in names]
     positions = range(7, 97, 3)
     pump.write(Batch("S", 0, "analytics", positions, records, cursor="X"))
     pump.close()
@@ -207,8 +215,8 @@ def test_a_refused_record_does_not_hold_up_the_others(rig: Rig) -> None:
     """It is named with a reason; the rest arrives, in order."""
     if rig.case.unfit is None:
         pytest.skip("this back end takes every record")
-    raws = [wire.pack(record(name)) for name in numbered(0, 9)]
-    raws.insert(4, wire.pack(record("unfit", **rig.case.unfit)))
+    raws = [wire.pack(rig.record(name)) for name in numbered(0, 9)]
+    raws.insert(4, wire.pack(rig.record("unfit", **rig.case.unfit)))
     data = channel.encode_frame("S", "analytics", "msgpack", 0, None, raws)
     pump = rig.pump()
     (done,) = run(pump, [data], settings=rig.config).outcomes
@@ -228,11 +236,11 @@ def test_a_retry_sends_only_what_was_not_confirmed(rig: Rig) -> None:
         pytest.skip("this back end never fails")
     pump = rig.pump()
     names = numbered(0, 120)
-    run(pump, [frame(names[:20])], settings=rig.config)
+    run(pump, [rig.frame(names[:20])], settings=rig.config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(rig.case.broken(rig.seen))
         clock = AtFirstPause(stack.close)
-        frames = [frame(names[20:100], 20), frame(names[100:], 100)]
+        frames = [rig.frame(names[20:100], 20), rig.frame(names[100:], 100)]
         end = run(pump, frames, settings=rig.config, clock=clock)
     pump.close()
     assert any(isinstance(answer, outcome.Trouble) for answer in end.answers)
@@ -246,7 +254,7 @@ def test_stop_in_the_middle(rig: Rig) -> None:
     if rig.case.broken is None:
         pytest.skip("this back end never fails")
     names = numbered(0, 120)
-    frames = [frame(names[:80]), frame(names[80:], 80)]
+    frames = [rig.frame(names[:80]), rig.frame(names[80:], 80)]
     pump = rig.pump()
     end = End(frames)
 
@@ -273,7 +281,7 @@ def test_a_repeated_frame(rig: Rig) -> None:
     names = numbered(0, 10)
     for _ in range(2):
         pump = rig.pump()
-        run(pump, [frame(names)], settings=rig.config)
+        run(pump, [rig.frame(names)], settings=rig.config)
         pump.close()
     rig.assert_arrived(names if rig.case.once else names * 2)
 
@@ -291,7 +299,7 @@ def test_open_probe_and_close(rig: Rig) -> None:
     pump.close()
     assert rig.arrived() == []
     again = rig.pump()
-    run(again, [frame(["a"])], settings=rig.config)
+    run(again, [rig.frame(["a"])], settings=rig.config)
     again.close()
     rig.assert_arrived(["a"])
 
@@ -316,7 +324,7 @@ def test_no_secret_in_a_log(rig: Rig) -> None:
         if broken is not None:
             stack.enter_context(broken(rig.seen))
         # A back end that refuses the credentials is not waited for.
-        end = End([frame(numbered(0, 60))])
+        end = End([rig.frame(numbered(0, 60))])
         clock = AtFirstPause(stack.close, then=end.stop)
         run(pump, [], settings=rig.config, clock=clock, end=end)
     pump.close()

@@ -149,9 +149,28 @@ def _environment() -> str:
             for kind in pump_types()
             for key, field in walk(options_of(kind))
             if field.variable
+        )
+        + "\n"
+        + "\n".join(
+            f"| `{name}` | `{key}` of all pumps that have it, over the file |"
+            for key, name in sorted(_bare())
         ),
+        "## Old names",
+        "`PMP_MONGO_`, `PMP_MONGOSEL_` and `PMP_MONGOAGG_` before the last part of a "
+        "name set the options of `mongo`, `mongo-pump-selective` and "
+        "`mongo-pump-aggregate` and win over all others, with a warning.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _bare() -> set[tuple[str, str]]:
+    """Return key and variable of the options that one variable sets for all pumps."""
+    return {
+        (key, field.bare)
+        for kind in pump_types()
+        for key, field in walk(options_of(kind))
+        if field.bare
+    }
 
 
 def _pump(kind: str) -> str:

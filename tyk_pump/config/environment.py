@@ -37,6 +37,13 @@ META_PREFIXES = {
 }
 """Types whose variables are not named as the type in capitals."""
 
+LEGACY_PREFIXES = {
+    "mongo": "PMP_MONGO",
+    "mongo-pump-selective": "PMP_MONGOSEL",
+    "mongo-pump-aggregate": "PMP_MONGOAGG",
+}
+"""What the variables of a type began with in old versions; they win over the new."""
+
 UPTIME = f"{PREFIX}_UPTIMEPUMPCONFIG_"
 _UPTIME_KEYS = (
     "uptime_type",
@@ -121,6 +128,7 @@ def overlay(
     fault: Report,
     *,
     references: bool = True,
+    bare: bool = True,
     skip: Collection[str] = (),
 ) -> None:
     """Lay the variables that start with the prefix over an options' values."""
@@ -134,6 +142,8 @@ def overlay(
             overlay(nested, inner, name, variables, fault, references=references)
             continue
         text = variables.get(name)
+        if text is None and bare and field.bare:
+            name, text = field.bare, variables.get(field.bare)
         for other in field.env_aliases:
             also = variables.get(f"{prefix}_{other}")
             if text is None and also is not None:
@@ -148,6 +158,24 @@ def overlay(
             values[field.name] = convert(field, parse(field, text))
         except Wrong as exc:
             fault(f"{written}: {exc}")
+
+
+def legacy(
+    kind: str,
+    options: type[Options],
+    values: dict[str, Any],
+    variables: Variables,
+    fault: Report,
+) -> list[str]:
+    """Lay the variables of old versions over an options' values; return their names."""
+    prefix = LEGACY_PREFIXES.get(kind)
+    if prefix is None:
+        return []
+    names = [f"{prefix}_{field.env}" for field in fields_of(options)]
+    found = [name for name in names if variables.get(name) is not None]
+    if found:
+        overlay(options, values, prefix, variables, fault, bare=False)
+    return found
 
 
 def fall_back(

@@ -52,6 +52,8 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     numeral: bool
     variable: str
     """A variable of another program, asked where nothing else is said; or nothing."""
+    bare: str
+    """A variable for all pumps that wins over the file; or nothing."""
     limits: tuple[tuple[str, float], ...]
 
     def nested(self) -> type[Options] | None:
@@ -122,6 +124,7 @@ def _field(info: msgspec.structs.FieldInfo) -> Field:
         seconds=bool(extra.get("seconds")),
         numeral=bool(extra.get("numeral")),
         variable=extra.get("variable", ""),
+        bare=extra.get("bare", ""),
         limits=tuple(limits),
     )
 

@@ -7,7 +7,6 @@ place, so that one look shows them all.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -393,6 +392,13 @@ class _Loader:
         skip = ("meta_env_prefix",)
         values = self.read(options_type, raw, place, faults.append, skip)
         environment.overlay(options_type, values, prefix, self.variables, faults.append)
+        old = environment.legacy(
+            kind, options_type, values, self.variables, faults.append
+        )
+        self.warnings.extend(
+            f"{name}: deprecated, write {shared}_{name.split('_', 2)[2]}"
+            for name in old
+        )
         environment.fall_back(options_type, values, self.variables, faults.append)
         options = self.build(options_type, values, place, faults.append)
         return {**_normalised(options_type, raw), **values}, options
@@ -417,9 +423,7 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
     found = loader.pumps(_member(raw, "pumps"))
     if not found:
         loader.faults.append("No pumps configured")
-    legacy = {name.split("_")[1] for name in environ if _LEGACY.match(name)}
-    for group in sorted(legacy):
-        loader.warnings.append(f"PMP_{group}_...: its pump is not in this version")
+    loader.warnings.extend(_unread_legacy(environ, {pump.type for pump in found}))
     variables.ignore("TYK_PMP_PUMPS_KAFKA_META_TIMEOUT")
     demo = variables.get("TYK_PMP_BUILDDEMODATA") or ""
     loader.warnings.extend(variables.unknown())
@@ -435,7 +439,13 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
     )
 
 
-_LEGACY = re.compile(r"PMP_(MONGO|MONGOAGG|MONGOSEL)_")
+def _unread_legacy(environ: Mapping[str, str], types: set[str]) -> Iterator[str]:
+    """Yield a warning for the variables of old versions that no pump reads."""
+    for kind, prefix in environment.LEGACY_PREFIXES.items():
+        if kind in types and kind in pumps.REGISTRY:
+            continue
+        if any(name.startswith(f"{prefix}_") for name in environ):
+            yield f"{prefix}_...: ignored, there is no {kind} pump"
 
 
 def _parsed(text: str) -> dict[str, Any]:

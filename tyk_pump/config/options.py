@@ -27,6 +27,7 @@ def doc(
     choices: Sequence[str] = (),
     numeral: bool = False,
     variable: str | None = None,
+    bare: str | None = None,
 ) -> msgspec.Meta:
     """Describe an option.
 
@@ -36,6 +37,7 @@ def doc(
     empty text stands for the default. A `numeral` is a whole number that the file may
     also hold as a text. `variable` names what is asked in the environment where no
     other place says more than an empty text: a variable of the back end's own programs.
+    `bare` is a variable for all pumps with this option; one of the pump wins over it.
     """
     extra: dict[str, Any] = {"doc": True}
     if env is not None:
@@ -52,6 +54,8 @@ def doc(
         extra["numeral"] = True
     if variable is not None:
         extra["variable"] = variable
+    if bare is not None:
+        extra["bare"] = bare
     limits: dict[str, Any] = {"gt": gt, "ge": ge, "le": le, "min_length": min_length}
     given = {name: limit for name, limit in limits.items() if limit is not None}
     meta: msgspec.Meta = msgspec.Meta(description=text, extra=extra, **given)

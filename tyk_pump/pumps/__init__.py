@@ -22,6 +22,10 @@ REGISTRY: Final[dict[str, str]] = {
     "moesif": "tyk_pump.pumps.moesif:MoesifPump",
     "segment": "tyk_pump.pumps.segment:SegmentPump",
     "sql": "tyk_pump.pumps.sql:SqlPump",
+    "mongo": "tyk_pump.pumps.mongo:MongoPump",
+    "mongo-graph": "tyk_pump.pumps.mongo_graph:MongoGraphPump",
+    "mongo-mcp": "tyk_pump.pumps.mongo_mcp:MongoMCPPump",
+    "mongo-pump-selective": "tyk_pump.pumps.mongo_selective:MongoSelectivePump",
     "stdout": "tyk_pump.pumps.stdout:StdoutPump",
     "syslog": "tyk_pump.pumps.syslog:SyslogPump",
 }
