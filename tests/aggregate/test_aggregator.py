@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.aggregate.plain import api_aggregates
@@ -106,6 +106,7 @@ def merged(parts: Iterable[dict[Key, Aggregate]]) -> dict[Key, Aggregate]:
     return found
 
 
+@settings(deadline=None)
 @given(BATCHES, st.sampled_from([1, 7, 30, 60]), st.booleans())
 def test_the_quick_way_counts_as_the_plain_one(
     records: list[AnalyticsRecord], window: int, all_paths: bool
@@ -123,6 +124,7 @@ def test_the_quick_way_counts_as_the_plain_one(
     assert quick.aggregate(records) == plain  # what was kept changes nothing
 
 
+@settings(deadline=None)
 @given(BATCHES, st.sampled_from(FAMILIES), st.randoms(use_true_random=False))
 def test_any_split_in_any_order_gives_the_same(
     records: list[AnalyticsRecord], family: Family, chance: random.Random
@@ -137,6 +139,7 @@ def test_any_split_in_any_order_gives_the_same(
     assert merged([merged(parts[2:]), merged(parts[:2])]) == whole
 
 
+@settings(deadline=None)
 @given(BATCHES, st.integers(0, 70))
 def test_what_is_beyond_a_mark_completes_what_is_before(
     records: list[AnalyticsRecord], mark: int
@@ -152,6 +155,7 @@ def test_what_is_beyond_a_mark_completes_what_is_before(
     assert found == subject.aggregate(records)
 
 
+@settings(deadline=None)
 @given(BATCHES, st.sets(st.sampled_from(SHARED)), st.sampled_from(FAMILIES))
 def test_ignored_dimensions_are_left_out_and_change_nothing_else(
     records: list[AnalyticsRecord], ignored: set[str], family: Family
@@ -164,6 +168,7 @@ def test_ignored_dimensions_are_left_out_and_change_nothing_else(
     assert Aggregator(family, ignored=ignored).aggregate(records) == every
 
 
+@settings(deadline=None)
 @given(BATCHES, st.sampled_from(FAMILIES))
 def test_nothing_is_read_but_the_fields(
     records: list[AnalyticsRecord], family: Family
@@ -387,6 +392,19 @@ def test_the_total_comes_first_of_all() -> None:
     found = api(record())
     assert [place for place, _ in found.all()] == [TOTAL, Place("apiid", "api1")]
     assert Place("keyendpoints", "k", "YQ").dimension_value == "k.YQ"
+
+
+def test_what_clients_make_long_is_counted_and_not_kept() -> None:
+    """Else paths and tags that never come again would stay in memory."""
+    long = record(path="/" + "x" * 100_000, track_path=True)
+    many = record(tags=[f"t{number}" for number in range(1000)])
+    subject = Aggregator("api")
+    for _ in range(2):
+        found = only(subject.aggregate([long, many]))
+        assert found.total.hits == 2
+        assert len(found.counters) == 1003
+    assert subject._plans == {}
+    assert len(subject._planner._wides) == 1
 
 
 def test_merged_aggregates_share_no_counters() -> None:

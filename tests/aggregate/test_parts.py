@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tyk_pump.aggregate import keys
@@ -56,6 +56,7 @@ def test_a_time_set_blank_is_booked_in_utc() -> None:
     assert bucket == Bucket(ZERO_TIME[0], "00010101")
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**36), 2**36), ZONES, st.integers(1, 60))
 def test_a_bucket_begins_on_its_zones_clock(
     seconds: int, zone: str, window: int
@@ -80,6 +81,7 @@ def test_a_bucket_has_1_to_60_minutes(window: int) -> None:
         Buckets(window)
 
 
+@settings(deadline=None)
 @given(st.one_of(ODD, st.text()))
 def test_a_bson_name_is_safe_and_can_be_read_back(key: str) -> None:
     name = keys.bson_name(key)
@@ -135,6 +137,7 @@ def test_tags_are_cleaned_and_kept_by_the_rules(
     assert keys.kept_tags(tags, ignored) == kept
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab", max_size=5), max_size=12, unique=True))
 def test_prefixes_are_those_of_most_pairs(tags: list[str]) -> None:
     votes: Counter[str] = Counter()

@@ -19,6 +19,8 @@ from tyk_pump.aggregate.plan import Plan, Planner, Target, Wide
 from tyk_pump.record.analytics import AnalyticsRecord, Network, Time
 
 _KEPT: Final = 8192
+_LONG: Final = 512
+_MANY: Final = 32
 
 # What decides on the counters that a record touches, with its path and without it. Its
 # tags, which are a list, come in beside.
@@ -185,9 +187,12 @@ class Aggregator:
                 sums[10] = record.expire_at
 
     def _plan(self, kind: Hashable, record: AnalyticsRecord) -> Plan | None:
-        if len(self._plans) >= _KEPT:
-            self._plans.clear()
-        plan = self._plans[kind] = self._planner.plan(record)
+        plan = self._planner.plan(record)
+        # Kept for the next batch, unless a client could fill the memory with them.
+        if len(record.path) <= _LONG and len(record.tags or ()) <= _MANY:
+            if len(self._plans) >= _KEPT:
+                self._plans.clear()
+            self._plans[kind] = plan
         return plan
 
     def _spread(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
@@ -53,7 +52,9 @@ def bson_name(key: str) -> str:
     A dot would nest the counter, a leading dollar, an empty name and NUL are refused.
     `\\u2e` stays: the keys of endpoints have it already. See `bson_key`.
     """
-    return _escaped(key)
+    if not key:
+        return "%"
+    return _UNSAFE.sub(_escape, key) if _UNSAFE.search(key) else key
 
 
 def bson_key(name: str) -> str:
@@ -70,11 +71,10 @@ _UNSAFE: Final = re.compile(r"[.\x00]|^\$|%(?=2E|24|00|25)|^%\Z")
 _ESCAPE: Final = re.compile(r"%(2E|24|00|25)")
 
 
-@functools.lru_cache(maxsize=65_536)
-def _escaped(key: str) -> str:
+def _escape(found: re.Match[str]) -> str:
     # Like a URL's, but only where it must be: "%" itself is escaped where it would
     # else be read as the begin of an escape, or as the name of the empty key.
-    return _UNSAFE.sub(lambda m: f"%{ord(m[0]):02X}", key) if key else "%"
+    return f"%{ord(found[0]):02X}"
 
 
 def _utf8(text: str) -> bytes:

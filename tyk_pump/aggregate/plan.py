@@ -16,6 +16,8 @@ Target = tuple[Place, str, str]
 """A counter's place, its identifier and its human identifier."""
 
 _KEPT: Final = 8192
+_MANY: Final = 64
+"""Targets of a wide that is kept at most: tags and fields are as a client likes."""
 
 OPERATIONS: Final = ("", "Query", "Mutation", "Subscription")
 
@@ -84,6 +86,8 @@ class Planner:
         self, code: int, shared: Iterable[Target], own: Iterable[Target], failed: bool
     ) -> Wide:
         wide = Wide(self._kept(shared), self._kept(own), failed)
+        if len(wide.shared) + len(wide.own) > _MANY:
+            return wide
         if len(self._wides) >= _KEPT:
             self._wides.clear()
         # The status is not among the targets if it is below 400.
