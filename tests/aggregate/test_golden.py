@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from msgspec import field
 
 from tests.golden.loader import Case, cases
 from tests.golden.run import zone
@@ -28,7 +27,7 @@ from tyk_pump.aggregate.model import TOTAL, Aggregate, Key, Place
 from tyk_pump.aggregate.uptime import UptimeAggregator
 from tyk_pump.config.root import PumpConfig, RootOptions
 from tyk_pump.errors import CodecError
-from tyk_pump.record.analytics import ZERO_TIME, Time
+from tyk_pump.record import uptime
 from tyk_pump.record.codec import decoder
 from tyk_pump.worker import select
 
@@ -159,21 +158,11 @@ REDIRECTED: Final = {
 }
 
 
-class UptimeReport(msgspec.Struct):
-    url: str = field(default="", name="URL")
-    response_code: int = field(default=0, name="ResponseCode")
-    request_time: int = field(default=0, name="RequestTime")
-    timestamp: Time = field(default=ZERO_TIME, name="TimeStamp")
-    expire_at: Time = field(default=ZERO_TIME, name="ExpireAt")
-    org_id: str = field(default="", name="OrgID")
-
-
 def decoded(case: Case) -> Iterator[list[Any]]:
     """Yield the records of each purge as the worker hands them on."""
     if case.pump == "uptime-sql":
-        parse = msgspec.msgpack.Decoder(UptimeReport).decode
         for purge in case.purges():
-            yield [parse(wire.msgpack or b"") for _, _, wire in purge]
+            yield [uptime.decode(wire.msgpack or b"") for _, _, wire in purge]
         return
     section = next(iter(case.pumps.values()))
     config = PumpConfig(

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
 
 from tyk_pump.aggregate.model import Key, Place
 from tyk_pump.aggregate.uptime import UptimeAggregator
-from tyk_pump.record.analytics import ZERO_TIME, Time
+from tyk_pump.record.uptime import UptimeRecord
 
 HOUR = 1_773_493_200
 URL = Place("url", "http://a.example/")
 
 
-class Report(msgspec.Struct):
-    response_code: int = 200
-    request_time: int = 10
-    timestamp: Time = (HOUR + 5, 0)
-    url: str = URL.key
-    org_id: str = "org1"
-    expire_at: Time = ZERO_TIME
+def report(code: int = 200, **values: Any) -> UptimeRecord:
+    usual: dict[str, Any] = {
+        "url": URL.key,
+        "request_time": 10,
+        "timestamp": (HOUR + 5, 0),
+        "org_id": "org1",
+    }
+    return UptimeRecord(response_code=code, **(usual | values))
 
 
 def test_a_report_of_minus_1_makes_its_url_known_and_harms_nothing() -> None:
     """Before and after reports of other codes, which the reference dies of."""
-    lost, fine, bad = Report(-1), Report(204), Report(503, 30)
+    lost, fine, bad = report(-1), report(204), report(503, request_time=30)
     (found,) = UptimeAggregator().aggregate([lost, fine, bad, lost]).values()
     for counter in (found.total, found.counters[URL]):
         assert (counter.hits, counter.success, counter.errors) == (2, 1, 1)
@@ -35,7 +36,7 @@ def test_a_report_of_minus_1_makes_its_url_known_and_harms_nothing() -> None:
 
 
 def test_each_report_is_booked_on_its_own_hour() -> None:
-    reports = [Report(timestamp=(HOUR + 3600, 0)), Report(timestamp=(HOUR + 3599, 0))]
+    reports = [report(timestamp=(HOUR + 3600, 0)), report(timestamp=(HOUR + 3599, 0))]
     subject = UptimeAggregator(by_day=True)
     assert set(subject.aggregate(reports)) == {
         Key("org1", "", HOUR, "20260314"),
@@ -44,13 +45,13 @@ def test_each_report_is_booked_on_its_own_hour() -> None:
 
 
 def test_other_codes_are_hits_and_nobody_s_reports_none() -> None:
-    reports = [Report(301), Report(100), Report(org_id="")]
+    reports = [report(301), report(100), report(org_id="")]
     (found,) = UptimeAggregator().aggregate(reports).values()
     assert (found.total.hits, found.total.error_map) == (2, {})
 
 
 def test_what_is_beyond_a_mark() -> None:
-    reports, key = [Report(200), Report(201)], Key("org1", "", HOUR)
+    reports, key = [report(200), report(201)], Key("org1", "", HOUR)
     subject = UptimeAggregator()
     rest = subject.beyond(reports, [5, 9], key, 6)
     assert rest is not None

@@ -10,7 +10,10 @@ import msgspec
 from tyk_pump.aggregate import keys
 from tyk_pump.aggregate.dimensions import Family
 from tyk_pump.aggregate.model import TOTAL, Place
+from tyk_pump.record import graph, mcp
 from tyk_pump.record.analytics import AnalyticsRecord
+from tyk_pump.record.graph import GraphRecord
+from tyk_pump.record.mcp import MCPRecord
 
 Target = tuple[Place, str, str]
 """A counter's place, its identifier and its human identifier."""
@@ -18,8 +21,6 @@ Target = tuple[Place, str, str]
 _KEPT: Final = 8192
 _MANY: Final = 64
 """Targets of a wide that is kept at most: tags and fields are as a client likes."""
-
-OPERATIONS: Final = ("", "Query", "Mutation", "Subscription")
 
 
 class Wide(msgspec.Struct, eq=False, gc=False):
@@ -69,13 +70,15 @@ class Planner:
         own: Iterable[Target] = ()
         failed = False
         if self._family == "graphql":
-            if not r.graphql_stats.is_graphql:
+            asked = graph.derive(r)
+            if asked is None:
                 return None
-            own, failed = graph_targets(r), r.graphql_stats.has_errors
+            own, failed = graph_targets(asked), asked.has_errors
         elif self._family == "mcp":
-            if not r.mcp_stats.is_mcp:
+            call = mcp.derive(r)
+            if call is None:
                 return None
-            own = mcp_targets(r)
+            own = mcp_targets(call)
         elif not r.org_id or r.graphql_stats.is_graphql or r.mcp_stats.is_mcp:
             return None
         owner = r.org_id, "" if self._family == "api" else r.api_id
@@ -136,25 +139,22 @@ class Planner:
                 yield Place("oauthendpoints", r.oauth_id, key), key, key
 
 
-def graph_targets(r: AnalyticsRecord) -> Iterator[Target]:
+def graph_targets(asked: GraphRecord) -> Iterator[Target]:
     """Return what a GraphQL request touches beside the shared dimensions."""
-    stats = r.graphql_stats
-    known = 0 <= stats.operation_type < len(OPERATIONS)
-    yield _named("operation", OPERATIONS[stats.operation_type] if known else "")
-    for name, fields in (stats.types or {}).items():
+    yield _named("operation", asked.operation_type)
+    for name, fields in asked.types.items():
         yield _named("types", name)
-        for field in fields or ():
+        for field in fields:
             yield _named("fields", f"{name}_{field}")
-    for field in stats.root_fields or ():
+    for field in asked.root_fields:
         yield _named("rootfields", field)
 
 
-def mcp_targets(r: AnalyticsRecord) -> Iterator[Target]:
+def mcp_targets(call: MCPRecord) -> Iterator[Target]:
     """Return what an MCP call touches beside the shared dimensions."""
-    stats = r.mcp_stats
-    kind, name = stats.primitive_type, stats.primitive_name
-    if stats.jsonrpc_method:
-        yield _named("methods", stats.jsonrpc_method)
+    method, kind, name = call
+    if method:
+        yield _named("methods", method)
     if kind:
         yield _named("primitives", kind)
     if name:

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
 
 from tyk_pump.aggregate.buckets import Buckets
 from tyk_pump.aggregate.counter import Counter
 from tyk_pump.aggregate.model import TOTAL, Aggregate, Key, Place
-from tyk_pump.record.analytics import Time
-
-
-class Report(Protocol):
-    """What of an uptime report is counted."""
-
-    url: str
-    response_code: int
-    request_time: int
-    timestamp: Time
-    expire_at: Time
-    org_id: str
+from tyk_pump.record.uptime import UptimeRecord
 
 
 class UptimeAggregator:
@@ -29,33 +17,23 @@ class UptimeAggregator:
     makes its URL known.
     """
 
-    fields = (
-        "url",
-        "response_code",
-        "request_time",
-        "timestamp",
-        "expire_at",
-        "org_id",
-    )
-
     def __init__(self, *, by_day: bool = False) -> None:
         """With `by_day` a key names its day too, for tables that are split by day."""
         self._buckets = Buckets(60, by_day=by_day)
 
-    def aggregate(self, reports: Iterable[Report]) -> dict[Key, Aggregate]:
+    def aggregate(self, reports: Iterable[UptimeRecord]) -> dict[Key, Aggregate]:
         """Return the counters of the reports by key."""
         found: dict[Key, Aggregate] = {}
         for report in reports:
             if report.org_id:
-                # The lists of uptime are msgpack only: times of the pump's zone.
-                bucket, _ = self._buckets.of(report.timestamp, "")
+                bucket, _ = self._buckets.of(report.timestamp, report.zone)
                 key = Key(report.org_id, "", *bucket)
                 _book(found.setdefault(key, Aggregate()), report)
         return found
 
     def beyond(
         self,
-        reports: Sequence[Report],
+        reports: Sequence[UptimeRecord],
         positions: Sequence[int],
         key: Key,
         mark: int,
@@ -65,7 +43,7 @@ class UptimeAggregator:
         return self.aggregate(rest).get(key)
 
 
-def _book(aggregate: Aggregate, report: Report) -> None:
+def _book(aggregate: Aggregate, report: UptimeRecord) -> None:
     aggregate.expire_at = max(aggregate.expire_at, report.expire_at)
     aggregate.last_time = max(aggregate.last_time, report.timestamp)
     for place, identifier in _places(report):
@@ -78,7 +56,7 @@ def _book(aggregate: Aggregate, report: Report) -> None:
             counter.add(_hit(report))
 
 
-def _places(report: Report) -> Iterator[tuple[Place, str]]:
+def _places(report: UptimeRecord) -> Iterator[tuple[Place, str]]:
     yield TOTAL, ""
     if report.url:
         yield Place("url", report.url), report.url
@@ -87,7 +65,7 @@ def _places(report: Report) -> Iterator[tuple[Place, str]]:
         yield Place("errors", code), code
 
 
-def _hit(report: Report) -> Counter:
+def _hit(report: UptimeRecord) -> Counter:
     code = report.response_code
     success, failed = 200 <= code < 300, code >= 400
     return Counter(
