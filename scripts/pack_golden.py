@@ -38,6 +38,8 @@ NAMES = (
     "sql",
     "mongo",
     "mongo-pump-selective",
+    "sql-graph",
+    "sql-mcp",
     "mongo-pump-aggregate",
     "mongo-mcp-aggregate",
     "sql_aggregate",

@@ -387,6 +387,34 @@ INCOMPRESSIBLE = "".join(sha256(b"%d" % n).hexdigest() for n in range(200))
 """What PostgreSQL does not take into an index."""
 
 
+GRAPHQL = {"graphql_stats": GraphQLStats(is_graphql=True)}
+MCP = {"mcp_stats": MCPStats(is_mcp=True)}
+BEYOND = {"timestamp": (10**13, 0)}
+"""In a year of six digits, which PostgreSQL does not have."""
+
+
+def _sql(
+    kind: str, column: str, fields: dict[str, Any], table: str, unfit: dict[str, Any]
+) -> Case:
+    """Return the case of a pump that writes rows to PostgreSQL."""
+    return Case(
+        type=kind,
+        server=_postgres,
+        meta=lambda seen: {
+            "type": "postgres",
+            "connection_string": seen.server.dsn,
+            "batch_size": 30,
+        },
+        arrived=lambda seen: _rows(seen, table, column),
+        touched=lambda seen: bool(seen.server.tables()),
+        broken=lambda seen: _full_disk(seen, table),
+        once=True,
+        secret=lambda seen, text: f"{seen.server.dsn} application_name={text}",
+        fields=fields,
+        unfit=unfit,
+    )
+
+
 def _mongo(request: pytest.FixtureRequest) -> MongoWire:
     wire = MongoWire()
 
@@ -447,27 +475,11 @@ def _mongo_case(kind: str, fields: dict[str, Any], **meta: Any) -> Case:
 CASES = [
     _mongo_case("mongo", {}, collection_name="c"),
     _mongo_case("mongo-pump-selective", {"org_id": "o"}),
-    _mongo_case(
-        "mongo-graph",
-        {"graphql_stats": GraphQLStats(is_graphql=True)},
-        collection_name="c",
-    ),
-    _mongo_case("mongo-mcp", {"mcp_stats": MCPStats(is_mcp=True)}, collection_name="c"),
-    Case(
-        type="sql",
-        server=_postgres,
-        meta=lambda seen: {
-            "type": "postgres",
-            "connection_string": seen.server.dsn,
-            "batch_size": 30,
-        },
-        arrived=lambda seen: _rows(seen, "tyk_analytics", "alias"),
-        touched=lambda seen: bool(seen.server.tables()),
-        broken=lambda seen: _full_disk(seen, "tyk_analytics"),
-        once=True,
-        secret=lambda seen, text: f"{seen.server.dsn} application_name={text}",
-        unfit={"api_key": INCOMPRESSIBLE},
-    ),
+    _mongo_case("mongo-graph", GRAPHQL, collection_name="c"),
+    _mongo_case("mongo-mcp", MCP, collection_name="c"),
+    _sql("sql", "alias", {}, "tyk_analytics", {"api_key": INCOMPRESSIBLE}),
+    _sql("sql-graph", "analytics_alias", GRAPHQL, "tyk_analytics_graph", BEYOND),
+    _sql("sql-mcp", "analytics_alias", MCP, "tyk_analytics_mcp", BEYOND),
     Case(
         type="elasticsearch",
         meta=lambda seen: {

@@ -26,6 +26,8 @@ REGISTRY: Final[dict[str, str]] = {
     "mongo-graph": "tyk_pump.pumps.mongo_graph:MongoGraphPump",
     "mongo-mcp": "tyk_pump.pumps.mongo_mcp:MongoMCPPump",
     "mongo-pump-selective": "tyk_pump.pumps.mongo_selective:MongoSelectivePump",
+    "sql-graph": "tyk_pump.pumps.sql_graph:SqlGraphPump",
+    "sql-mcp": "tyk_pump.pumps.sql_mcp:SqlMcpPump",
     "stdout": "tyk_pump.pumps.stdout:StdoutPump",
     "syslog": "tyk_pump.pumps.syslog:SyslogPump",
 }

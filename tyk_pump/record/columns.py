@@ -6,11 +6,12 @@ What a value is stands here, how a database writes it down in `transport/sql_row
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from tyk_pump.record.analytics import AnalyticsRecord
 from tyk_pump.record.json import compact
 
 
@@ -112,23 +113,39 @@ INDEXED: Final = ("responsecode", "apikey", "timestamp", "apiid", "orgid", "oaut
 """The columns of a plain record's table that have an index each."""
 
 
-def embedded(prefix: str, source: str = "") -> tuple[Column, ...]:
-    """Return the columns of a plain record that stands inside of another one."""
-    return tuple(
-        Column(
-            f"{prefix}_{column.name}",
-            column.kind,
-            f"{source}.{column.source}" if source else column.source,
-            column.make,
-        )
-        for column in ANALYTICS
-    )
+class Derived(NamedTuple):
+    """A record with what it says in another form: the row of such a table."""
+
+    form: Any
+    record: AnalyticsRecord
 
 
-def fields(columns: Sequence[Column]) -> tuple[str, ...]:
-    """Return the attributes of the record that the columns read."""
-    first = (column.source.partition(".")[0] for column in columns if column.source)
-    return tuple(dict.fromkeys(first))
+_EMBEDDED: Final = tuple(
+    Column(f"analytics_{c.name}", c.kind, f"record.{c.source}", c.make)
+    for c in ANALYTICS
+)
+
+GRAPH: Final = (
+    Column("types", _MAP, "form.types"),
+    *_EMBEDDED,
+    Column("operation_type", _TEXT, "form.operation_type"),
+    Column("variables", _BODY, "form.variables"),
+    Column("root_fields", _LIST, "form.root_fields"),
+    Column("errors", _LIST, "form.errors"),
+    Column("has_errors", _BOOL, "form.has_errors"),
+)
+"""A record as a GraphQL call."""
+
+MCP: Final = (
+    Column("jsonrpc_method", _TEXT, "form.jsonrpc_method"),
+    Column("primitive_type", _TEXT, "form.primitive_type"),
+    Column("primitive_name", _TEXT, "form.primitive_name"),
+    *_EMBEDDED,
+)
+"""A record as a call by the Model Context Protocol."""
+
+FIELDS: Final = tuple(dict.fromkeys(c.source.partition(".")[0] for c in ANALYTICS))
+"""The attributes of a record that any of these columns read."""
 
 
 def list_text(value: Any) -> str:

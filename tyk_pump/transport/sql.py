@@ -44,6 +44,26 @@ LONGEST_NAME: Final = 63
 DAY: Final = len("_20260314")
 
 
+GUARANTEE: Final = (
+    "Each record once, across crashes, restarts and answers that were lost: the rows "
+    f"and the position up to which they are there, in `{WATERMARKS}`, are one "
+    "transaction. With `once` off, and in tables without transactions, at least once. "
+    "A replay of dead letters is not held against the rows of an earlier one."
+)
+DIFFERENCES: Final = (
+    "Older tables get their missing columns when they are first written to; tables of "
+    "days are looked for in the schema that they are written to.",
+    "A row that the database refuses goes to the dead letters; the rest arrives.",
+    "Bytes that are no UTF-8 are U+FFFD, in PostgreSQL NUL characters too.",
+    "Lists and maps are JSON also with `postgres.prefer_simple_protocol`.",
+    "`batch_size` may be of any size, and rows go in by COPY on PostgreSQL.",
+    "Bodies, lists and maps are `longtext` whatever `mysql.default_string_size`.",
+    "Where MySQL takes no zero dates, a time that was never set is NULL.",
+    "`type` may be `sqlite`.",
+)
+"""What every pump of rows puts right."""
+
+
 class PostgresOptions(Options, frozen=True, kw_only=True):
     """What is for PostgreSQL only."""
 
@@ -148,6 +168,24 @@ class SqlOptions(Options, frozen=True, kw_only=True):
                 "disable_datetime_precision": self.mysql.disable_datetime_precision,
             },
         )
+
+
+class NamedTableOptions(SqlOptions, frozen=True, kw_only=True):
+    """Where the database is, and what its table is called."""
+
+    table_name: Annotated[
+        str, doc("The table, or with `table_sharding` what stands before the day.")
+    ] = ""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """PostgreSQL would cut a long name, and with it the day."""
+        yield from super().faults()
+        longest = LONGEST_NAME - (DAY if self.table_sharding else 0)
+        name = self.table_name.rpartition(".")[2]
+        if len(name.encode()) > longest:
+            yield "table_name", f"longer than {longest} bytes"
+        if set(self.table_name) & set("\"`%'"):
+            yield "table_name", "has a quote or a % in it"
 
 
 class Table(msgspec.Struct, frozen=True):
