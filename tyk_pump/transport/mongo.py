@@ -35,12 +35,14 @@ from tyk_pump.transport import tls
 from tyk_pump.transport.bulk import Bulk, Encode, Part, Refused, Verdict
 
 log = logging.getLogger(__name__)
+# At its most talkative it logs commands, and with them what records say.
+logging.getLogger("pymongo").setLevel(logging.WARNING)
 
 Client = pymongo.MongoClient[dict[str, Any]]
 
 MEBI: Final = 1024 * 1024
-MAX_MESSAGE: Final = 48_000_000 - 64 * 1024
-"""Bytes of documents that one message holds: what servers take, less the frame."""
+MAX_MESSAGE: Final = bson.MAX_DOCUMENT
+"""Bytes of documents in one insert: what the driver puts into a plain command."""
 MAX_COUNT: Final = 100_000
 """Documents that servers take in one command."""
 MONGODB, DOCUMENTDB, COSMOSDB = 0, 1, 2
@@ -196,9 +198,6 @@ class Address(msgspec.Struct, frozen=True):
     options: Mapping[str, str]
     """By name in small letters."""
 
-    def __repr__(self) -> str:
-        return f"Address({self.hosts}/{self.database})"
-
     def url(self) -> str:
         """Return the connection string that the driver understands."""
         user = f"{self.credentials}@" if self.credentials else ""
@@ -296,7 +295,8 @@ class Mongo:
         except BaseException:
             self._client.close()
             raise
-        log.info("connected", extra={"reason": repr(self._address)})
+        place = f"{self._address.hosts}, database {self._address.database}"
+        log.info("connected", extra={"reason": place})
 
     def probe(self) -> str:
         """Say what answers, and whether it lets us in."""
@@ -350,16 +350,16 @@ class Mongo:
 
     def _connected(self) -> Client:
         given = self._address.options
-        timeout = self._options.operation_timeout
+        timeout = max(1, round(self._options.operation_timeout * 1000))
         chosen: dict[str, Any] = {
             "appname": "tyk-pump",
             "readpreference": self._read_preference(),
             **self._tls(),
         }
         if "timeoutms" not in given:
-            chosen["timeoutms"] = round(timeout * 1000)
+            chosen["timeoutms"] = timeout
         if "serverselectiontimeoutms" not in given:
-            chosen["serverselectiontimeoutms"] = round(timeout * 1000)
+            chosen["serverselectiontimeoutms"] = timeout
         if self._options.mongo_direct_connection:
             chosen["directconnection"] = True
         made = {key: value for key, value in chosen.items() if key not in given}
@@ -369,11 +369,10 @@ class Mongo:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 client: Client = pymongo.MongoClient(self._address.url(), **made)
-        except (ConfigurationError, ValueError, TypeError) as exc:
+        except (PyMongoError, OSError, ValueError, TypeError) as exc:
+            if _is_of_dns(exc):
+                raise TransientError(_line(exc)) from exc
             raise ConfigError(f"mongo_url: {_line(exc)}") from exc
-        except PyMongoError as exc:
-            # `mongodb+srv` asks the name server at once.
-            raise TransientError(_line(exc)) from exc
         for warning in caught:
             log.warning("mongo_url", extra={"reason": str(warning.message)})
         if not client.write_concern.acknowledged:
@@ -436,9 +435,16 @@ def translated() -> Iterator[None]:
     except InvalidName as exc:
         raise ConfigError(f"mongo_url: {_line(exc)}") from exc
     except ConfigurationError as exc:
-        raise ConfigError(_line(exc)) from exc
+        if _is_of_dns(exc):
+            raise TransientError(_line(exc)) from exc
+        raise ConfigError(f"mongo_url: {_line(exc)}") from exc
     except PyMongoError as exc:
         raise TransientError(_line(exc), retry_after=_pause(str(exc))) from exc
+
+
+def _is_of_dns(exc: Exception) -> bool:
+    """Say whether the driver calls that a wrong address which no name server knew."""
+    return type(exc.__context__).__module__.startswith("dns.")
 
 
 def _judge(failure: OperationFailure, exc: TransientError) -> None:
@@ -622,7 +628,7 @@ class Inserts:
         self._oversize = oversize
         self._judge_name = judge_name
         self._limit = options.max_document_size_bytes or 10 * MEBI
-        flush = options.max_insert_batch_size_bytes or 10 * MEBI
+        flush = min(options.max_insert_batch_size_bytes or 10 * MEBI, 15 * MEBI)
         self._bulk = Bulk(
             max_bytes=2**62,
             flush_bytes=max(1, flush - 1 if below else flush),
@@ -797,7 +803,7 @@ DIFFERENCES: Final = (
     "Inserts are unordered: what is refused of a batch stops nothing else. A refused "
     "document becomes a dead letter with the server's words; what the server cannot "
     "take now is sent again, that alone.",
-    "Batches go one after the other. None has more than 100,000 documents or 48 MB.",
+    "Batches go one after the other. None has more than 100,000 documents or 16 MiB.",
     "A document that MongoDB cannot hold, for it has over 16 MiB, becomes a dead "
     "letter, alone, if it is still too large without its raw request and response.",
     "Bytes that are no UTF-8 are stored as U+FFFD, a character per byte, and so is NUL "
