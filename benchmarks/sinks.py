@@ -11,15 +11,33 @@ import contextlib
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from typing import Final, NamedTuple, Self
 
+import bson
+
 BUFFER: Final = 1 << 20
 LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 BULK: Final = b"/_bulk"
 INDEXED: Final = b'{"create":{"status":201}}'
+
+
+REPLY, MESSAGE = 1, 2013
+GREETING: Final = {
+    "ok": 1.0,
+    "ismaster": True,
+    "isWritablePrimary": True,
+    "maxBsonObjectSize": 16 * BUFFER,
+    "maxMessageSizeBytes": 48_000_000,
+    "maxWriteBatchSize": 100_000,
+    "minWireVersion": 0,
+    "maxWireVersion": 21,
+    "cursor": {"id": 0, "ns": "b.$cmd.listCollections", "firstBatch": [{"name": "c"}]},
+}
+"""What a MongoDB server says of itself, and anything else that may be asked."""
 
 
 class Answer(NamedTuple):
@@ -77,6 +95,11 @@ def serve_tcp(listener: socket.socket) -> None:
     serve_each(listener, discard)
 
 
+def serve_mongo(listener: socket.socket) -> None:
+    """Answer the messages of each connection in a thread."""
+    serve_each(listener, converse_mongo)
+
+
 def serve_udp(receiver: socket.socket) -> None:
     """Read datagrams; what does not fit into the kernel's buffer is lost."""
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * BUFFER)
@@ -118,6 +141,50 @@ def converse(connection: socket.socket) -> None:
             connection.sendall(answer(text, lines))
 
 
+def converse_mongo(connection: socket.socket) -> None:
+    """Answer one message after the other, an insert with how many documents it had."""
+    buffer = bytearray(4 * BUFFER)
+    with connection, contextlib.suppress(ConnectionError):
+        while read_into(connection, memoryview(buffer)[:16]):
+            size, number, _, kind = struct.unpack_from("<iiii", buffer)
+            if size > len(buffer):
+                buffer.extend(bytes(size - len(buffer)))
+            if not read_into(connection, memoryview(buffer)[16:size]):
+                return
+            said = {**GREETING, "n": documents(buffer, size) if kind == MESSAGE else 0}
+            data = b"\0\0\0\0\0" + bson.encode(said)
+            if kind != MESSAGE:
+                data = struct.pack("<iqii", 8, 0, 0, 1) + data[5:]
+            head = (16 + len(data), 0, number, MESSAGE if kind == MESSAGE else REPLY)
+            connection.sendall(struct.pack("<iiii", *head) + data)
+
+
+def read_into(connection: socket.socket, room: memoryview) -> bool:
+    """Fill the room; say whether the other end has sent so much."""
+    have = 0
+    while have < len(room):
+        got = connection.recv_into(room[have:])
+        if not got:
+            return False
+        have += got
+    return True
+
+
+def documents(message: bytearray, size: int) -> int:
+    """Return how many documents the lists of a message have."""
+    at, count = 20, 0
+    while at < size:
+        (length,) = struct.unpack_from("<i", message, at + 1)
+        end = at + 1 + length
+        if message[at] == 1:
+            inner = message.index(0, at + 5) + 1
+            while inner < end:
+                inner += struct.unpack_from("<i", message, inner)[0]
+                count += 1
+        at = end
+    return count
+
+
 def read_head(
     connection: socket.socket, buffer: bytearray
 ) -> tuple[bytes, int, int] | None:
@@ -152,6 +219,7 @@ def reply(status: bytes, body: bytes) -> bytes:
 
 KINDS: Final = {
     "http": (socket.SOCK_STREAM, serve_http),
+    "mongo": (socket.SOCK_STREAM, serve_mongo),
     "tcp": (socket.SOCK_STREAM, serve_tcp),
     "udp": (socket.SOCK_DGRAM, serve_udp),
 }

@@ -58,6 +58,9 @@ TARGETS: Final[dict[str, Target]] = {
             "extended_stats": True,
         }
     ),
+    "mongo": Target(
+        lambda at: {"mongo_url": f"mongodb://{at}/b", "collection_name": "c"}, "mongo"
+    ),
     "kafka": Target(lambda at: {"broker": [at], "topic": "bench"}, "kafka"),
     "splunk": Target(
         lambda at: {
