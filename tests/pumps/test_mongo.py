@@ -317,13 +317,19 @@ def test_tls(tmp_path: Path, authority: Authority, opened: Open) -> None:
 
 
 def test_tls_host_names(authority: Authority, opened: Open) -> None:
-    """A certificate for another host is taken only where that is allowed."""
-    ours = {"mongo_use_ssl": True, "mongo_ssl_ca_file": str(authority.ca_file)}
+    """A certificate for another name is taken where that is allowed; no stranger's."""
+    ours = {"mongo_ssl_ca_file": str(authority.ca_file)}
+    use = {"mongo_use_ssl": True, "operation_timeout": 0.5}
+    anything = {"mongo_ssl_allow_invalid_hostnames": True}
     with MongoWire(authority=authority) as wire:
-        url = f"mongodb://127.0.0.2:{wire.port}/d"
-        with contextlib.suppress(TransientError):
-            opened(url, **ours, operation_timeout=0.5)
-            pytest.fail("the certificate is not for this name")
+        # The same machine, by a name that the certificate does not have.
+        url = f"mongodb://127.1:{wire.port}/d"
+        with pytest.raises(TransientError, match=r"127\.1"):
+            opened(url, **use, **ours)
+        with pytest.raises(TransientError, match=r"127\.1"):
+            opened(url, **use, **anything)
+        opened(url, **use, **ours, **anything).write(some(1))
+        assert len(wire.documents("c", "d")) == 1
 
 
 @pytest.mark.parametrize("option", ["mongo_ssl_ca_file", "mongo_ssl_pem_keyfile"])
