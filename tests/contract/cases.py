@@ -28,6 +28,7 @@ from tests.servers.http import Answer, HttpServer, Request
 from tests.servers.influx import Influx, Influx1, Influx2
 from tests.servers.kafka import ProxiedKafka, topic_name
 from tests.servers.moesif import Moesif
+from tests.servers.mongo import MongoServer
 from tests.servers.mongowire import MongoWire
 from tests.servers.receiver import TcpReceiver
 from tests.servers.resurface import Capture
@@ -89,6 +90,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """True where an HTTP status is the whole answer, and its body is empty."""
     secret: Callable[[Seen, str], str] = lambda seen, text: text
     """Puts a made-up text into a secret option that has a form."""
+    names: bool = True
+    """False where records are counted, and no name is kept of each."""
     fields: dict[str, Any] = {}
     """What every record has, so that the pump takes it."""
     unfit: dict[str, Any] | None = None
@@ -453,6 +456,62 @@ def _mongo_broken(seen: Seen) -> Iterator[None]:
         yield
 
 
+class _CountingMongo(NamedTuple):
+    """A server that counts, behind one that fails on demand."""
+
+    wire: MongoWire
+    store: MongoServer
+
+
+@contextlib.contextmanager
+def _counting_mongo(request: pytest.FixtureRequest) -> Iterator[_CountingMongo]:
+    store: MongoServer = request.getfixturevalue("mongo_server")
+    store.clear()
+    with MongoWire(upstream=store.port) as wire:
+        yield _CountingMongo(wire, store)
+
+
+def _mongo_counted(seen: Seen) -> list[str]:
+    server: MongoServer = seen.server.store
+    found = [
+        document["total"]["hits"]
+        for name in server.collections()
+        for document in server.documents(name)
+    ]
+    return [""] * sum(found)
+
+
+@contextlib.contextmanager
+def _mongo_count_broken(seen: Seen) -> Iterator[None]:
+    """The counts are done, the answer is lost, and then it is not heard at all."""
+    done = [0]
+
+    def judge(command: mongowire.Command) -> mongowire.Answer | None:
+        if command.name != "findAndModify":
+            return None
+        done[0] += 1
+        return mongowire.Answer(lost=done[0] == 1, cut=done[0] > 1)
+
+    with seen.server.wire.judging(judge):
+        yield
+
+
+def _mongo_aggregate_case(kind: str, fields: dict[str, Any]) -> Case:
+    return Case(
+        type=kind,
+        server=_counting_mongo,
+        meta=lambda seen: {"mongo_url": seen.server.wire.url()},
+        arrived=_mongo_counted,
+        touched=lambda seen: bool(seen.server.wire.greetings),
+        broken=_mongo_count_broken,
+        names=False,
+        fields=fields,
+        unfit={"org_id": "no$name"},
+        once=True,
+        secret=lambda seen, text: f"{seen.server.wire.url()}?appName={text}",
+    )
+
+
 def _mongo_case(kind: str, fields: dict[str, Any], **meta: Any) -> Case:
     return Case(
         type=kind,
@@ -477,6 +536,8 @@ CASES = [
     _mongo_case("mongo-pump-selective", {"org_id": "o"}),
     _mongo_case("mongo-graph", GRAPHQL, collection_name="c"),
     _mongo_case("mongo-mcp", MCP, collection_name="c"),
+    _mongo_aggregate_case("mongo-pump-aggregate", {"org_id": "o"}),
+    _mongo_aggregate_case("mongo-mcp-aggregate", {**MCP, "org_id": "o"}),
     _sql("sql", "alias", {}, "tyk_analytics", {"api_key": INCOMPRESSIBLE}),
     _sql("sql-graph", "analytics_alias", GRAPHQL, "tyk_analytics_graph", BEYOND),
     _sql("sql-mcp", "analytics_alias", MCP, "tyk_analytics_mcp", BEYOND),

@@ -25,6 +25,8 @@ REGISTRY: Final[dict[str, str]] = {
     "mongo": "tyk_pump.pumps.mongo:MongoPump",
     "mongo-graph": "tyk_pump.pumps.mongo_graph:MongoGraphPump",
     "mongo-mcp": "tyk_pump.pumps.mongo_mcp:MongoMCPPump",
+    "mongo-mcp-aggregate": "tyk_pump.pumps.mongo_mcp_aggregate:MongoMcpAggregatePump",
+    "mongo-pump-aggregate": "tyk_pump.pumps.mongo_aggregate:MongoAggregatePump",
     "mongo-pump-selective": "tyk_pump.pumps.mongo_selective:MongoSelectivePump",
     "sql-graph": "tyk_pump.pumps.sql_graph:SqlGraphPump",
     "sql-mcp": "tyk_pump.pumps.sql_mcp:SqlMcpPump",

@@ -1,0 +1,771 @@
+"""Aggregates in MongoDB: a document per organisation and hour, each record once in it.
+
+A document notes under `_tyk_pump` up to which position it holds each stream (`marks`),
+so that whatever is repeated adds nothing. Three commands, in this order:
+
+A  where there is none yet: an upsert that only sets on insert, by an `_id` made of
+   what the document is for. One that the reference has made is found first and used.
+B  the counts, by $inc, $min and $max, together with the new mark, if the mark is the
+   one that we know and the document is not full. Else the document is read again.
+C  averages and lists, made of the document that B returned, if nobody has done another
+   B since: each B raises `version`, C notes the one that it was made for (`averaged`).
+   Who dies between B and C leaves a difference, which the retry of the records sees.
+
+A document that can take no more is marked as full, without growing: what it does not
+hold goes into documents of half its minutes. The way of a record is thus the same at
+each attempt, and so are the marks that it meets.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import hashlib
+import logging
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, NamedTuple
+
+import bson
+import msgspec
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import DocumentTooLarge, OperationFailure
+
+from tyk_pump.aggregate.aggregator import Aggregator
+from tyk_pump.aggregate.buckets import Buckets
+from tyk_pump.aggregate.dimensions import MCP, SHARED, SPELLINGS, Family
+from tyk_pump.aggregate.keys import bson_name
+from tyk_pump.aggregate.model import Aggregate, Key
+from tyk_pump.aggregate.tags import common_prefixes
+from tyk_pump.config.options import doc
+from tyk_pump.errors import RejectedRecords, TransientError
+from tyk_pump.pumps.protocol import Batch
+from tyk_pump.record.analytics import AnalyticsRecord
+from tyk_pump.record.bson import MAX_DOCUMENT, clean, date
+from tyk_pump.record.gotime import civil, rfc3339_any_year
+from tyk_pump.transport import mongo, mongo_counters
+from tyk_pump.transport.mongo import Indexes, Mongo, MongoOptions
+
+log = logging.getLogger(__name__)
+
+KEEP_SECONDS: Final = 30 * 86_400.0
+"""A mark so old goes with the next counts: its stream has long been settled."""
+MAX_UPDATE: Final = MAX_DOCUMENT - 64 * 1024
+"""Bytes of one update; what needs more is counted in several steps."""
+ATTEMPTS: Final = 20
+"""How often a document that others change is read again, before the worker waits."""
+INDEXES: Final = (
+    mongo.single("expireAt", ttl=True),
+    mongo.single("timestamp"),
+    mongo.single("orgid"),
+)
+_KNOWN: Final = 4096
+_TOO_LARGE: Final = frozenset({10334, 17419, 17420})
+_TOO_LARGE_TEXT: Final = re.compile(
+    "Size must be between 0 and|Request size is too large"
+    "|Resulting document after update is larger than"
+)
+_REFUSED: Final = frozenset({2, 9, 14, 22, 28, 52, 55, 56, 57, 121})
+"""Codes by which a server refuses an update for what stands in it."""
+_INVALID_NAMESPACE: Final = 73
+_DUPLICATE: Final = 11000
+# Times of any year stay as they are; what the reference stored may be no UTF-8.
+_CODEC: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
+    datetime_conversion=DatetimeConversion.DATETIME_MS,
+    unicode_decode_error_handler="replace",
+)
+
+Document = dict[str, Any]
+
+
+class AggregateOptions(MongoOptions, frozen=True, kw_only=True):
+    """What is counted, and into which documents."""
+
+    use_mixed_collection: Annotated[
+        bool,
+        doc(
+            "Count into a collection of all organisations, too: "
+            "`tyk_analytics_aggregates`, of MCP `tyk_mcp_analytics_aggregate`."
+        ),
+    ] = False
+    track_all_paths: Annotated[
+        bool, doc("Count the paths of all records, not only of those that ask for it.")
+    ] = False
+    ignore_tag_prefix_list: Annotated[
+        list[str], doc("Tags that begin with one of these are not counted.")
+    ] = []
+    threshold_len_tag_list: Annotated[
+        int,
+        doc(
+            "So many tags in a document give a warning. 0 stands for the default, -1 "
+            "for none.",
+            ge=-1,
+        ),
+    ] = 1000
+    store_analytics_per_minute: Annotated[
+        bool, doc("A document per minute, whatever `aggregation_time` is.")
+    ] = False
+    aggregation_time: Annotated[
+        int,
+        doc("Minutes per document, 1 to 60. Any other number stands for 60."),
+    ] = 60
+    enable_aggregate_self_healing: Annotated[
+        bool,
+        doc(
+            "What a document that is too large cannot take goes into documents of half "
+            "its minutes. Without it the pump waits, and says why."
+        ),
+    ] = False
+    ignore_aggregations: Annotated[
+        list[str],
+        doc(
+            "Dimensions that are not counted: apiid, errors, versions, apikeys, "
+            "oauthids, geo, tags, endpoints, keyendpoints, oauthendpoints, "
+            "apiendpoints.",
+            env="IGNOREAGGREGATIONSLIST",
+        ),
+    ] = []
+
+    @property
+    def window(self) -> int:
+        """Return the minutes of a document."""
+        if self.store_analytics_per_minute:
+            return 1
+        return self.aggregation_time if 1 <= self.aggregation_time <= 60 else 60
+
+
+class Kind(NamedTuple):
+    """What one family's documents are called."""
+
+    family: Family
+    collection: str
+    """The prefix of an organisation's collection."""
+    mixed: str
+    """The collection of all organisations."""
+
+
+class _TooLarge(Exception):
+    """The document cannot take what was to be added."""
+
+
+class _Refused(Exception):
+    """The server refuses an update for what stands in it."""
+
+
+class _Taken(Exception):
+    """There is a document with this `_id`."""
+
+
+class _NoCollection(Exception):
+    """No collection can have the name that the records ask for."""
+
+
+class _Held(Exception):
+    """The records of a document cannot be counted before an operator has acted."""
+
+
+class _Known(msgspec.Struct):
+    """What we know of a document."""
+
+    id: Any
+    mark: int | None
+    """Of our stream and cursor."""
+    window: int | None
+    """Minutes; None where the reference has made it."""
+    full: bool = False
+    repair: bool = False
+    """Averages and lists are not those of the last counts."""
+    stale: Mapping[str, Any] = {}
+    """Marks that are of no use, with their times."""
+
+
+class _Task(msgspec.Struct):
+    """Records of a batch that belong into one document."""
+
+    batch: Batch
+    key: Key
+    collection: str
+    start: int
+    window: int
+    indexes: Sequence[int]
+    aggregate: Aggregate | None
+    """Of just these records; None: not known yet."""
+    refused: dict[int, str]
+    """Index -> reason, of all tasks of a batch."""
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Return what identifies the document, and whose progress in it we know."""
+        return self.collection, self.key, self.start, self.window, self.mark
+
+    @property
+    def mark(self) -> str:
+        """Return the name of our mark."""
+        return bson_name(clean(f"{self.batch.stream} {self.batch.cursor}"))
+
+    def __str__(self) -> str:
+        org, api, time_ = self.key.org_id, self.key.api_id, rfc3339_any_year
+        owner = f"{org!r}, API {api!r}" if api else f"{org!r}"
+        begin = time_((self.start, 0), "UTC")
+        return f"{self.collection}, {owner}, {begin}, {self.window} min"
+
+
+class Aggregates:
+    """Counts records into the documents of one family."""
+
+    def __init__(self, options: AggregateOptions, kind: Kind) -> None:
+        self._options = options
+        self._kind = kind
+        self._mongo = Mongo(options)
+        self._indexes = Indexes(self._mongo, options, INDEXES)
+        self._buckets = Buckets(options.window)
+        self._aggregator = Aggregator(
+            kind.family,
+            window=options.window,
+            track_all_paths=options.track_all_paths,
+            ignored_tag_prefixes=options.ignore_tag_prefix_list,
+            ignored={
+                SPELLINGS[name]
+                for name in options.ignore_aggregations
+                if name in SPELLINGS
+            },
+        )
+        self._known: OrderedDict[tuple[Any, ...], _Known] = OrderedDict()
+        self._warned: OrderedDict[Any, None] = OrderedDict()
+        self.fields = self._aggregator.fields
+
+    def open(self) -> None:
+        """Connect; say what of the options has no meaning."""
+        for name in self._options.ignore_aggregations:
+            if name not in SPELLINGS:
+                log.warning("ignore_aggregations: no such dimension: %s", name)
+        minutes = self._options.aggregation_time
+        if not 1 <= minutes <= 60:
+            log.warning("aggregation_time is not 1 to 60, taken as 60: %d", minutes)
+        self._mongo.open()
+
+    def probe(self) -> str:
+        """Say what answers."""
+        return self._mongo.probe()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._mongo.close()
+
+    def write(self, batch: Batch) -> None:
+        """Return when every record is counted, else raise a WriteError."""
+        refused: dict[int, str] = {}
+        held: list[Key] = []
+        why = ""
+        groups = self._grouped(batch.records)
+        left = list(groups)
+        while left:
+            key = left[0]
+            try:
+                self._count(batch, key, groups[key], refused)
+            except _Held as exc:
+                # Of no other document is anything known: they are not to wait.
+                held.append(key)
+                why = why or str(exc)
+            except TransientError as exc:
+                pending = self._members(batch.records, {*held, *left})
+                raise TransientError(
+                    exc.reason,
+                    pending=[index for index in pending if index not in refused],
+                    rejected=refused,
+                    retry_after=exc.retry_after,
+                ) from exc
+            left.pop(0)
+        if held:
+            pending = self._members(batch.records, set(held))
+            pending = [index for index in pending if index not in refused]
+            raise TransientError(why, pending=pending, rejected=refused)
+        if refused:
+            raise RejectedRecords(next(iter(refused.values())), rejected=refused)
+
+    def _grouped(self, records: Sequence[AnalyticsRecord]) -> dict[Key, Aggregate]:
+        """Return the aggregates by keys whose names MongoDB can hold."""
+        found: dict[Key, Aggregate] = {}
+        for key, aggregate in self._aggregator.aggregate(records).items():
+            plain = key._replace(org_id=clean(key.org_id), api_id=clean(key.api_id))
+            if plain in found:
+                found[plain].merge(aggregate)
+            else:
+                found[plain] = aggregate
+        return found
+
+    def _members(self, records: Sequence[AnalyticsRecord], keys: set[Key]) -> list[int]:
+        """Return the indexes of the records that belong to the keys."""
+        by_api = self._kind.family != "api"
+        found = []
+        for index, record in enumerate(records):
+            org, api = clean(record.org_id), clean(record.api_id) if by_api else ""
+            bucket, _ = self._buckets.of(record.timestamp, record.zone)
+            if Key(org, api, bucket.start) in keys:
+                found.append(index)
+        return found
+
+    def _count(
+        self, batch: Batch, key: Key, aggregate: Aggregate, refused: dict[int, str]
+    ) -> None:
+        """Count the records of a key in each collection."""
+        collections = [f"{self._kind.collection}{key.org_id}"]
+        if self._options.use_mixed_collection:
+            collections.append(self._kind.mixed)
+        indexes: Sequence[int] = range(len(batch))
+        whole: Aggregate | None = aggregate
+        for collection in collections:
+            before = len(refused)
+            self._book(
+                _Task(
+                    batch=batch,
+                    key=key,
+                    collection=collection,
+                    start=key.start,
+                    window=self._options.window,
+                    indexes=indexes,
+                    aggregate=whole,
+                    refused=refused,
+                )
+            )
+            if len(refused) > before:
+                # Nowhere, rather than in one of two.
+                indexes, whole = [i for i in indexes if i not in refused], None
+
+    # One document
+
+    def _book(self, task: _Task) -> None:
+        """See that the document of a task holds its records, each once."""
+        known: _Known | None = None
+        for _ in range(ATTEMPTS):
+            try:
+                known = self._known.get(task.place) or self._find(task)
+                if known is None:
+                    self._make(task)
+                    continue
+                if self._settle(task, known):
+                    return
+            except _NoCollection as exc:
+                self._refuse(task, self._of_key(task), str(exc))
+                return
+            except _Refused as exc:
+                self._divide(task, str(exc))
+                return
+            except _TooLarge as exc:
+                if self._is_narrowed(task, known, str(exc)):
+                    return
+            self._known.pop(task.place, None)
+        raise TransientError(f"others change this document all the time: {task}")
+
+    def _settle(self, task: _Task, known: _Known) -> bool:
+        """Add what the document does not hold; say whether it holds all now."""
+        if known.mark is not None:
+            positions = task.batch.positions
+            at = bisect.bisect_left(task.indexes, known.mark, key=positions.__getitem__)
+            if at:
+                task.indexes, task.aggregate = task.indexes[at:], None
+        if known.full:
+            self._narrow(task)
+            return self._confirm(task, known)
+        if task.aggregate is None:
+            records = [task.batch.records[index] for index in task.indexes]
+            task.aggregate = self._grouped(records).get(task.key)
+        if task.aggregate is None:
+            return self._confirm(task, known)
+        document = self._add(task, known, mongo_counters.update_of(task.aggregate))
+        if document is None:
+            return False
+        mark = task.batch.positions[task.indexes[-1]] + 1
+        fresh = _Known(known.id, mark, task.window, repair=True)
+        _keep(self._known, task.place, fresh)
+        self._derive(task, document)
+        fresh.repair = False
+        return True
+
+    def _find(self, task: _Task) -> _Known | None:
+        """Look for the document, whoever has made it."""
+        self._indexes.ensure(task.collection)
+        answer = self._run(
+            {
+                "find": task.collection,
+                "filter": self._subject(task),
+                "projection": {"_tyk_pump": 1},
+                "batchSize": 1000,
+                "singleBatch": True,
+            }
+        )
+        rows = answer["cursor"]["firstBatch"]
+        identity = self._identity(task)
+        found = []
+        for row in rows:
+            ours = row.get("_tyk_pump") or {}
+            window, full = ours.get("window"), ours.get("full", False)
+            if window is not None and window != task.window and full:
+                # A wider document that is full: we come from there.
+                continue
+            marks = ours.get("marks") or {}
+            mark = marks.get(task.mark)
+            rank = (
+                window != task.window,
+                window is not None,
+                mark is None,
+                row["_id"] != identity,
+                repr(row["_id"]),
+            )
+            known = _Known(
+                row["_id"],
+                None if mark is None else int(mark["p"]),
+                window,
+                full,
+                ours.get("version", 0) != ours.get("averaged", 0),
+                _stale(marks, task.mark),
+            )
+            found.append((rank, known))
+        if not found:
+            return None
+        _, known = min(found, key=lambda one: one[0])
+        _keep(self._known, task.place, known)
+        return known
+
+    def _make(self, task: _Task) -> None:
+        """A: make sure that there is a document."""
+        zone = task.aggregate.zone if task.aggregate else self._zone(task)
+        shown = civil(task.start, zone)
+        ours = {"window": task.window, "version": 0, "averaged": 0, "full": False}
+        names = ("year", "month", "day", "hour")
+        made = {
+            **self._subject(task),
+            "timeid": {name: getattr(shown, name) for name in names},
+            "_tyk_pump": {**ours, "marks": {}},
+        }
+        # Where it is taken, another instance has made it in the same moment.
+        with contextlib.suppress(_Taken):
+            self._change(
+                task,
+                {"_id": self._identity(task)},
+                {"$setOnInsert": made},
+                upsert=True,
+            )
+
+    def _add(
+        self, task: _Task, known: _Known, update: dict[str, Document]
+    ) -> Document | None:
+        """B: count; return the document, None where it is not as we know it."""
+        path, end = f"_tyk_pump.marks.{task.mark}", task.indexes[-1]
+        position = Int64(task.batch.positions[end] + 1)
+        query = {
+            "_id": known.id,
+            f"{path}.p": {"$exists": False} if known.mark is None else known.mark,
+            "_tyk_pump.full": {"$ne": True},
+        }
+        now = date((int(time.time()), 0))
+        put = {**update["$set"], path: {"p": position, "t": now}}
+        if known.window != task.window:
+            put["_tyk_pump.window"] = task.window
+        made = {**update, "$inc": {**update["$inc"], "_tyk_pump.version": 1}}
+        made["$set"] = put
+        if known.stale:
+            made["$unset"] = {f"_tyk_pump.marks.{name}": "" for name in known.stale}
+            for name, at in known.stale.items():
+                query[f"_tyk_pump.marks.{name}.t"] = at
+        try:
+            return self._counted(task, query, made)
+        except _Refused as exc:
+            if "$inc" not in str(exc):
+                raise
+        # A sum would leave the 64 bits of the server: it stays at their end.
+        document = self._read(task, known)
+        if document is None:
+            return None
+        made["$inc"] = mongo_counters.within_64_bits(made["$inc"], document)
+        query["_tyk_pump.version"] = _version(document) or {"$in": [0, None]}
+        return self._counted(task, query, made)
+
+    def _derive(self, task: _Task, document: Document) -> None:
+        """C: averages and lists, unless another B has been done since."""
+        dimensions = SHARED if self._kind.family == "api" else (*SHARED, *MCP)
+        changed = mongo_counters.derived(document, dimensions)
+        version = _version(document)
+        query = {"_id": document["_id"], "_tyk_pump.version": version}
+        done = {"_tyk_pump.averaged": version}
+        averages = {p: v for p, v in changed.items() if not mongo_counters.is_list(p)}
+        for wanted in (changed, averages, {}):
+            try:
+                self._change(task, query, {"$set": {**wanted, **done}})
+                break
+            except (_TooLarge, _Refused) as exc:
+                log.warning(
+                    "document is too large for its averages and lists: %s",
+                    task,
+                    extra={"reason": str(exc)},
+                )
+        self._watch_tags(task, document)
+
+    def _confirm(self, task: _Task, known: _Known) -> bool:
+        """See that what a document holds already is safe, and derived of."""
+        if known.mark is not None:
+            path = f"_tyk_pump.marks.{task.mark}.p"
+            query = {"_id": known.id, path: known.mark}
+            if not self._change(task, query, {"$max": {path: Int64(known.mark)}}):
+                return False
+        if known.repair:
+            document = self._read(task, known)
+            if document is not None:
+                self._derive(task, document)
+            known.repair = False
+        return True
+
+    # What does not fit
+
+    def _divide(self, task: _Task, why: str) -> None:
+        """Find the records for which an update is refused."""
+        task.indexes = self._of_key(task)
+        if len(task.indexes) <= 1:
+            self._refuse(task, task.indexes, why)
+            return
+        middle = len(task.indexes) // 2
+        for half in (task.indexes[:middle], task.indexes[middle:]):
+            part = msgspec.structs.replace(task, indexes=half, aggregate=None)
+            self._book(part)
+
+    def _refuse(self, task: _Task, indexes: Sequence[int], why: str) -> None:
+        for index in indexes:
+            # A record of another family is not even looked at.
+            if self._aggregator.aggregate([task.batch.records[index]]):
+                task.refused[index] = why
+
+    def _is_narrowed(self, task: _Task, known: _Known | None, why: str) -> bool:
+        """Close a document that is full; say whether the task is done by that."""
+        if not self._options.enable_aggregate_self_healing:
+            raise _Held(
+                f"too large: {task}: {why}. enable_aggregate_self_healing would go on "
+                "in documents of fewer minutes"
+            )
+        if task.window == 1:
+            task.indexes = self._of_key(task)
+            if len(task.indexes) > 1:
+                self._divide(task, why)
+                return True
+            raise _Held(
+                f"too large even for a minute: {task}: {why}. ignore_aggregations, "
+                "ignore_tag_prefix_list and track_all_paths decide on what is counted"
+            )
+        log.warning(
+            "document is too large, going on in smaller ones: %s",
+            task,
+            extra={"reason": why},
+        )
+        if known is not None:
+            put: Document = {"_tyk_pump.full": True}
+            if known.window != task.window:
+                put["_tyk_pump.window"] = task.window
+            try:
+                self._change(task, {"_id": known.id}, {"$set": put})
+            except _TooLarge:
+                # The reference's, and so full that not even this fits: nor will counts.
+                known.full = True
+                return self._settle(task, known)
+        return False
+
+    def _narrow(self, task: _Task) -> None:
+        """Count what a full document does not hold into those of half its minutes."""
+        window = task.window // 2
+        parts: dict[int, list[int]] = {}
+        for index in self._of_key(task):
+            seconds = task.batch.records[index].timestamp[0]
+            # From its begin on: each lies within this one, whatever divides 60.
+            start = seconds - (seconds - task.start) % (window * 60)
+            parts.setdefault(start, []).append(index)
+        for start, indexes in sorted(parts.items()):
+            part = msgspec.structs.replace(
+                task, start=start, window=window, indexes=indexes, aggregate=None
+            )
+            self._book(part)
+
+    def _of_key(self, task: _Task) -> list[int]:
+        """Return the indexes of a task without the records of other keys."""
+        members = self._members(
+            [task.batch.records[index] for index in task.indexes], {task.key}
+        )
+        return [task.indexes[index] for index in members]
+
+    def _zone(self, task: _Task) -> str:
+        return max((task.batch.records[i].zone for i in task.indexes), default="")
+
+    def _watch_tags(self, task: _Task, document: Document) -> None:
+        """Warn once of a document with many tags."""
+        limit = self._options.threshold_len_tag_list or 1000
+        tags = document.get("tags") or {}
+        if limit < 0 or len(tags) <= limit or repr(document["_id"]) in self._warned:
+            return
+        _keep(self._warned, repr(document["_id"]), None)
+        log.warning(
+            "more than %d tags in a document, which may slow down analytics: most "
+            "have in common %s; leave tags out with ignore_tag_prefix_list",
+            limit,
+            common_prefixes(tags),
+        )
+
+    # Commands
+
+    def _subject(self, task: _Task) -> Document:
+        """Return what a document is found by, in the reference's words."""
+        found = {"orgid": task.key.org_id, "timestamp": date((task.start, 0))}
+        if self._kind.family != "api":
+            found["owner_apiid"] = task.key.api_id
+        return found
+
+    def _identity(self, task: _Task) -> ObjectId:
+        """Return the `_id` of a document that we make."""
+        # One of narrower minutes may begin where the wider one does.
+        narrow = task.window if task.window != self._options.window else 0
+        key = task.key
+        parts = (self._kind.family, key.org_id, key.api_id, task.start, narrow)
+        seconds = (task.start % 2**32).to_bytes(4, "big")
+        digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+        return ObjectId(seconds + digest)
+
+    def _read(self, task: _Task, known: _Known) -> Document | None:
+        answer = self._run(
+            {
+                "find": task.collection,
+                "filter": {"_id": known.id},
+                "limit": 1,
+                "singleBatch": True,
+            }
+        )
+        rows = answer["cursor"]["firstBatch"]
+        return rows[0] if rows else None
+
+    def _counted(
+        self, task: _Task, query: Document, update: Document
+    ) -> Document | None:
+        """Change one document and return it; None where none fits."""
+        answer = self._run(
+            {
+                "findAndModify": task.collection,
+                "query": query,
+                "update": _encoded(update),
+                "new": True,
+            },
+            write=True,
+        )
+        value: Document | None = answer.get("value")
+        return value
+
+    def _change(
+        self, task: _Task, query: Document, update: Document, *, upsert: bool = False
+    ) -> bool:
+        """Change one document; say whether one fits."""
+        change = {"q": query, "u": _encoded(update), "upsert": upsert}
+        command = {"update": task.collection, "updates": [change]}
+        answer = self._run(command, write=True)
+        for error in answer.get("writeErrors", ()):
+            text = str(error.get("errmsg", ""))
+            raise _judged(error.get("code"), text) or TransientError(text)
+        return bool(answer.get("n"))
+
+    def _run(self, command: Document, *, write: bool = False) -> Document:
+        """Run a command; what the server's no means is decided here."""
+        database = self._mongo.database
+        concern = database.write_concern
+        if write and concern.document and concern.acknowledged:
+            command["writeConcern"] = concern.document
+        try:
+            with mongo.translated():
+                answer: Document = database.command(command, codec_options=_CODEC)
+        except TransientError as exc:
+            failure = exc.__cause__
+            if isinstance(failure, DocumentTooLarge):
+                raise _Refused(exc.reason) from exc
+            if isinstance(failure, OperationFailure):
+                judged = _judged(failure.code, exc.reason)
+                if judged is not None:
+                    raise judged from exc
+            raise
+        if "writeConcernError" in answer:
+            raise TransientError(str(answer["writeConcernError"].get("errmsg", "")))
+        return answer
+
+
+def _encoded(update: Document) -> RawBSONDocument:
+    data = bson.encode(update)
+    if len(data) > MAX_UPDATE:
+        raise _Refused(f"an update of {len(data)} bytes, the limit is {MAX_UPDATE}")
+    return RawBSONDocument(data)
+
+
+def _judged(code: int | None, text: str) -> Exception | None:
+    """Return what a refusal means; None where it says nothing about the records."""
+    if code in _TOO_LARGE or _TOO_LARGE_TEXT.search(text):
+        return _TooLarge(text)
+    if code == _INVALID_NAMESPACE:
+        return _NoCollection(text)
+    if code == _DUPLICATE:
+        return _Taken(text)
+    return _Refused(text) if code in _REFUSED else None
+
+
+def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > _KNOWN:
+        kept.popitem(last=False)
+
+
+def _stale(marks: Mapping[str, Any], ours: str) -> dict[str, Any]:
+    oldest = (time.time() - KEEP_SECONDS) * 1000
+    return {
+        name: mark["t"]
+        for name, mark in marks.items()
+        if name != ours and int(mark["t"]) < oldest
+    }
+
+
+def _version(document: Mapping[str, Any]) -> int:
+    return int((document.get("_tyk_pump") or {}).get("version", 0))
+
+
+GUARANTEE: Final = (
+    "Each record is counted once: a document notes, with the counts, up to which place "
+    "of the stream it holds the records. So it is whatever fails in between, however "
+    "often a batch is repeated, and with several instances at the same hour. After a "
+    "crash `aggregation_time` must not change before the rest is delivered."
+)
+DIFFERENCES: Final = (
+    "Each record is counted in its own hour (or minutes); before, all records of a "
+    "purge went into the hour of an organisation's first one.",
+    "Windows of 2 to 59 minutes begin at the minutes of the hour that are multiples of "
+    "them, whatever the traffic; before they began with the first record. Nothing is "
+    "read at the start.",
+    "One document per organisation (with MCP: and API) and window: its `_id` is made "
+    "of them. A document that is there already is used, whoever has made it.",
+    "A field `_tyk_pump` in each document has the places up to which it holds streams. "
+    "Places that are 30 days old are removed.",
+    "Network numbers add up; before, each purge overwrote them.",
+    "Minima are those of answers below 400, without what -1 records and errors made of "
+    "them. `lasttime` is the latest; `expireAt` too, so that a record with a short "
+    "life does not end that of a whole hour.",
+    "`requesttime` in `lists` is the present one; before it was one write old.",
+    "Sums stay at the end of 64 bits; before they became negative.",
+    "All keys are escaped: a dot is written `%2E`, a `$` at the begin `%24`, NUL "
+    "`%00`, a `%` that would be read as one of these `%25`, the empty key `%`. Dots in "
+    "paths stay `\\u2e`. Bytes that are no UTF-8 are stored as U+FFFD.",
+    "Self-healing closes the document that is full and goes on in documents of half "
+    "its minutes, for that organisation and hour alone; nothing is counted twice. "
+    "Where it is off, or a minute is too large, the records wait, and the others go "
+    "on.",
+    "Records of an organisation whose name no collection can have become dead letters.",
+    "Of `lists`, only elements that have changed are written.",
+    "Reads go to the primary, whatever `mongo_session_consistency` is.",
+    "A failure with one document does not keep the others from being counted.",
+    "Unknown names in `ignore_aggregations` give one warning, at the start. The "
+    "warning of many tags is given once per document.",
+    "A connection that cannot be made is tried again; the process does not end.",
+    "`w=0` in the URL is not followed: a write that nobody confirms cannot be trusted.",
+)
