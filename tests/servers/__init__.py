@@ -8,13 +8,19 @@ import os
 import random
 import shutil
 import socket
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 
+RESERVED_SECONDS = 120.0
+"""How long a port is kept for the one who asked for it; it listens there by then."""
+
+
 def free_port() -> int:
-    """Return a port that was free a moment ago.
+    """Return a port that was free a moment ago, and that no other process here gets.
 
     The system does not give it away to a client: those get theirs from 32768 on.
     """
@@ -24,7 +30,23 @@ def free_port() -> int:
         port = choose.randrange(12000, 32768)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if _reserved(port):
+                return port
+
+
+def _reserved(port: int) -> bool:
+    """Keep a port for the caller, unless somebody else was quicker."""
+    folder = Path(tempfile.gettempdir()) / f"tyk-pump-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    mark = folder / str(port)
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - mark.stat().st_mtime > RESERVED_SECONDS:
+            mark.unlink()
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def absent(what: str, hint: str = "is not installed") -> NoReturn:

@@ -169,15 +169,13 @@ def cluster(folder: Path, masters: int = 3) -> Iterator[list[RedisServer]]:
 
 
 def _cluster_port() -> int:
-    """Return a free port whose bus port, 10000 above it, is free and valid too."""
+    """Return a free port whose bus port, 10000 above it, is no client's either."""
     while True:
-        with socket.socket() as bus, contextlib.suppress(OSError):
-            bus.bind(("127.0.0.1", 0))
-            port: int = bus.getsockname()[1] - 10000
-            with socket.socket() as plain:
-                if port > 1024:
-                    plain.bind(("127.0.0.1", port))
-                    return port
+        port = free_port()
+        if port < 22768:
+            with socket.socket() as bus, contextlib.suppress(OSError):
+                bus.bind(("127.0.0.1", port + 10000))
+                return port
 
 
 def _cluster_ok(server: RedisServer) -> bool:
