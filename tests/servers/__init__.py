@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-
 RESERVED_SECONDS = 120.0
 """How long a port is kept for the one who asked for it; it listens there by then."""
 
