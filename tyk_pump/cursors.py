@@ -6,6 +6,11 @@ lanes has one, and a change of N makes new ones.
 
 from __future__ import annotations
 
+from typing import Final
+
+UPTIME: Final = "uptime"
+"""Name of the uptime pump. Those in `pumps` are in capitals: none has the same."""
+
 
 def name(pump: str, lane: int, lanes: int) -> str:
     """Return the name of a lane's cursor."""
@@ -24,3 +29,13 @@ def parts(cursor: str) -> tuple[str, int, int]:
 def is_of(cursor: str, pump: str) -> bool:
     """Say whether a cursor is one of this pump's, with whatever number of lanes."""
     return parts(cursor)[0] == pump
+
+
+def of_uptime(cursor: str) -> bool:
+    """Say whether a cursor is the uptime pump's: that one is owed uptime reports."""
+    return is_of(cursor, UPTIME)
+
+
+def pump_named(text: str) -> str:
+    """Return the name of the pump that a person means by a text."""
+    return text if text == UPTIME else text.upper()

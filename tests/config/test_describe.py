@@ -78,7 +78,7 @@ def test_every_command_is_on_its_page(script: ModuleType) -> None:
     assert [row for row in rows if not row.rstrip("| ").endswith((".", "]"))] == []
 
 
-@pytest.mark.parametrize("kind", sorted(pumps.REGISTRY))
+@pytest.mark.parametrize("kind", sorted(pumps.REGISTRY | pumps.UPTIME))
 def test_every_pump_states_its_guarantee(kind: str) -> None:
     """A pump's page says how often a record arrives, and what is put right."""
     page = describe.pages()[f"pumps/{kind}.md"]
@@ -119,13 +119,15 @@ def test_configuration_for_every_type() -> None:
     assert config.faults == []
     assert config.warnings == []
     assert config.skipped == []
-    assert len(config.pumps) == 16
+    assert len(config.pumps) == 17
     for pump in config.pumps:
-        here = pump.type in pumps.REGISTRY
+        here = pump.type in pumps.REGISTRY | pumps.UPTIME
         assert bool(pump.fault) is not here
         assert (pump.options is not None) is here
     assert config.root.health_check_endpoint_name == "hello"
-    assert config.root.uptime_pump_config["collection_name"] == "tyk_uptime_analytics"
+    uptime = config.pumps[-1]
+    assert (uptime.name, uptime.type) == ("uptime", "uptime-mongo")
+    assert uptime.options.collection_name == "tyk_uptime_analytics"
 
 
 def test_every_option_is_described() -> None:

@@ -218,16 +218,6 @@ def test_other_variables(read: Read) -> None:
     assert not config.warnings
 
 
-def test_uptime_variables_are_kept(read: Read) -> None:
-    """Uptime options are kept as written, variables over the file."""
-    config = read(
-        {**FILE, "uptime_pump_config": {"mongo_url": "f", "x": 1}},
-        TYK_PMP_UPTIMEPUMPCONFIG_MONGOURL="e",
-    )
-    assert config.root.uptime_pump_config == {"mongo_url": "e", "x": 1}
-    assert not config.warnings
-
-
 # Pumps
 
 
@@ -422,18 +412,22 @@ def test_unknown_pump_variable(read: Read) -> None:
 
 def test_old_names_without_a_pump_are_said(read: Read) -> None:
     """The oldest names of Mongo's options are not forgotten in silence."""
-    config = read(FILE, PMP_MONGO_MONGOURL="mongodb://user:secretpw@x/y")
+    config = read(
+        {**FILE, "dont_purge_uptime_data": True},
+        PMP_MONGO_MONGOURL="mongodb://user:secretpw@x/y",
+    )
     assert config.warnings == ["PMP_MONGO_...: ignored, there is no mongo pump"]
 
 
 MONGO = {
+    "dont_purge_uptime_data": True,
     "pumps": {
         "mongo": {
             "type": "mongo",
             "meta": {"mongo_url": "mongodb://f/d", "driver": "mgo"},
         },
         "s": {"type": "mongo-pump-selective", "meta": {"mongo_url": "mongodb://f/d"}},
-    }
+    },
 }
 
 

@@ -20,6 +20,7 @@ from tyk_pump import channel, pumps
 from tyk_pump.config.load import Config
 from tyk_pump.config.root import PumpConfig
 from tyk_pump.errors import TransientError
+from tyk_pump.source.lists import UPTIME_CODEC, UPTIME_LIST
 from tyk_pump.worker import outcome
 from tyk_pump.worker.loop import Worker
 
@@ -83,7 +84,10 @@ def frames(case: Case) -> tuple[list[bytes], list[str]]:
             wires: list[Wire] = [wire for _, _, wire in group]
             raws = [wire.bytes_in(form) or b"" for wire in wires]
             first = len(names)
-            made.append(channel.encode_frame(STREAM, key, form, first, None, raws))
+            codec: str = form
+            if case.uptime:
+                key, codec = UPTIME_LIST, UPTIME_CODEC
+            made.append(channel.encode_frame(STREAM, key, codec, first, None, raws))
             names += [wire.name for wire in wires]
     return made, names
 
@@ -109,7 +113,7 @@ def deliver(
     with zone(case.env["TZ"], monkeypatch), messages(said):
         config = configuration(case, folder, live)
         assert config.faults == []
-        (section,) = config.pumps
+        (section,) = config.pumps[1:] if case.uptime else config.pumps
         assert not section.fault, section.fault
         end = _Limited(made, attempts)
         openings = _work(config, section, end, clock or StillClock())

@@ -110,7 +110,14 @@ class Case(msgspec.Struct, frozen=True):
             section = self.about["pump"]
             called_p = any(name.startswith("TYK_PMP_PUMPS_P_") for name in self.env)
             return {"P" if called_p else section["type"]: section}
+        if self.uptime:
+            return {"dummy": {"type": "dummy"}}
         return dict(self.about["pumps"])
+
+    @property
+    def uptime(self) -> dict[str, Any]:
+        """Return the section of the uptime pump, in the cases that are about it."""
+        return dict(self.about.get("uptime_pump_config", {}))
 
     def pushed(self) -> list[tuple[str, Codec, Wire]]:
         """Return the records in the order of the reference's purge: key, codec, wire.

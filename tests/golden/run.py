@@ -54,6 +54,8 @@ def configuration(
     """
     live = {"path": str(folder), **(live or {})}
     about = {"pumps": fill(case.pumps, live), **case.settings}
+    if case.uptime:
+        about["uptime_pump_config"] = fill(case.uptime, live)
     path = folder.parent / "pump.conf"
     path.write_text(json.dumps(about))
     return load(str(path), fill(case.env, live))

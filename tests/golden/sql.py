@@ -24,7 +24,8 @@ _HEX = re.compile(r"\\x((?:[0-9a-f]{2})+)")
 
 def database_of(case: Case, request: pytest.FixtureRequest) -> Database:
     """Return an empty database of the kind that the case was captured from."""
-    kinds = {section["meta"]["type"] for section in case.pumps.values()}
+    metas = [case.uptime] if case.uptime else [p["meta"] for p in case.pumps.values()]
+    kinds = {meta["type"] for meta in metas}
     name = "maria_server" if kinds == {"mysql"} else "postgres_server"
     databases: Databases = request.getfixturevalue(name)
     utf8 = {"CHARACTER SET": "utf8mb4"} if name == "maria_server" else {}

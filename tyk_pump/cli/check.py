@@ -16,6 +16,7 @@ from tyk_pump import pumps
 from tyk_pump.cli.common import conf_option, json_option, print_json, read
 from tyk_pump.config.load import Config
 from tyk_pump.config.root import PumpConfig
+from tyk_pump.cursors import UPTIME
 from tyk_pump.errors import TykPumpError
 from tyk_pump.state.folder import holder, lasts, locate
 
@@ -89,6 +90,8 @@ def _configuration(config: Config) -> Iterator[Finding]:
     if not config.every_fault() and not config.warnings:
         number = f"{len(config.pumps)} pump{'s' * (len(config.pumps) != 1)}"
         yield Finding("ok", "configuration", f"{config.path or 'variables'}: {number}")
+    if config.uptime_left:
+        yield Finding("remark", "configuration", config.uptime_left)
 
 
 def _state(config: Config, conf: str) -> Iterator[Finding]:
@@ -123,7 +126,8 @@ def _redis(config: Config) -> Iterator[Finding]:
             yield from _eviction(link)
     finally:
         link.close()
-    rule = " ".join(acl_patterns(options.prefix()))
+    uptime = any(pump.name == UPTIME for pump in config.pumps)
+    rule = " ".join(acl_patterns(options.prefix(), uptime=uptime))
     yield Finding("remark", "redis", f"enough for an ACL user: {rule} {acl_commands()}")
 
 

@@ -16,6 +16,7 @@ from tyk_pump.cli.common import (
     state_folder,
     table,
 )
+from tyk_pump.cursors import pump_named
 from tyk_pump.errors import ConfigError
 from tyk_pump.log import rfc3339
 from tyk_pump.source.redis import Link
@@ -132,7 +133,7 @@ def adopt(conf: str, stream: str) -> None:
 @click.argument("pump")
 def forget(conf: str, as_json: bool, pump: str) -> None:
     """Let nothing wait any longer for a removed PUMP (`NAME`, or `NAME/LANE:LANES`)."""
-    field = pump.upper()
+    field = pump_named(pump)
     try:
         ask(state_folder(conf), "claims.forget", {"pump": field})
     except NotRunning:

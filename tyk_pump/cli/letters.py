@@ -19,6 +19,7 @@ from tyk_pump.cli.common import (
     state_folder,
     table,
 )
+from tyk_pump.cursors import pump_named
 from tyk_pump.errors import CodecError
 from tyk_pump.log import rfc3339
 from tyk_pump.record import analytics, codec
@@ -73,7 +74,11 @@ def list_letters(
         if file is not None:
             begin = time.time() - since * 3600 if since else 0.0
             found = file.letters(
-                pump=pump.upper(), reason=reason, since=begin, limit=limit, after=after
+                pump=pump_named(pump),
+                reason=reason,
+                since=begin,
+                limit=limit,
+                after=after,
             )
             total = sum(file.counts().values())
     if as_json:
@@ -144,10 +149,12 @@ def replay(
     ids = list(numbers) if numbers else None
     folder = state_folder(conf)
     try:
-        answer = ask(folder, "dead-letters.replay", {"pump": pump.upper(), "ids": ids})
+        answer = ask(
+            folder, "dead-letters.replay", {"pump": pump_named(pump), "ids": ids}
+        )
         marked, note = int(answer["marked"]), "the running pump writes them now"
     except NotRunning:
-        marked, note = _mark(conf, pump.upper(), ids), "the next start writes them"
+        marked, note = _mark(conf, pump_named(pump), ids), "the next start writes them"
     if as_json:
         print_json({"marked": marked})
     else:
@@ -180,13 +187,13 @@ def drop(
     """Throw dead letters away: NUMBERS, a pump's, or all."""
     _chosen(pump, everything, numbers)
     if not numbers and not yes:
-        whose = f"of pump {pump.upper()}" if pump else "of all pumps"
+        whose = f"of pump {pump_named(pump)}" if pump else "of all pumps"
         click.confirm(f"Throw away every dead letter {whose}?", abort=True, err=True)
     dropped = 0
     with _opened(conf) as file:
         if file is not None:
             ids = list(numbers) if numbers else None
-            dropped = file.drop(pump=pump.upper(), ids=ids)
+            dropped = file.drop(pump=pump_named(pump), ids=ids)
     if as_json:
         print_json({"dropped": dropped})
     else:

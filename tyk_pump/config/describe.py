@@ -16,6 +16,7 @@ from tyk_pump.config import environment
 from tyk_pump.config.fields import REQUIRED, Field, fields_of
 from tyk_pump.config.options import Options, Secret
 from tyk_pump.config.root import PumpFrame, RedisOptions, RootOptions
+from tyk_pump.cursors import UPTIME
 
 _NAMES: dict[Any, str] = {
     bool: "true or false",
@@ -30,6 +31,11 @@ _GENERATED = "<!-- Written by scripts/build_reference.py; edit the options inste
 def pump_types() -> list[str]:
     """Return the types of this version, in order."""
     return sorted(pumps.REGISTRY)
+
+
+def uptime_types() -> list[str]:
+    """Return what `uptime_pump_config` may stand for, in order."""
+    return sorted(pumps.UPTIME)
 
 
 def options_of(kind: str) -> type[Options]:
@@ -71,7 +77,7 @@ def variables(
 def pages() -> dict[str, str]:
     """Return file name -> text of the reference pages, below docs/reference."""
     found = {"configuration.md": _configuration(), "environment.md": _environment()}
-    for kind in pump_types():
+    for kind in (*pump_types(), *uptime_types()):
         found[f"pumps/{kind}.md"] = _pump(kind)
     return found
 
@@ -92,6 +98,11 @@ def _configuration() -> str:
         "`pumps` is an object: the pump's name, then what the pump is to do.",
         "## analytics_storage_config",
         _table(RedisOptions),
+        "## uptime_pump_config",
+        "One object holds `uptime_type` and the options of "
+        + " or ".join(f"[{kind}](pumps/{kind}.md)" for kind in uptime_types())
+        + ". With `uptime_type` `sql` these are SQL's, and Mongo's without it. The "
+        f"pump is called `{UPTIME}`, in small letters, where pumps are named.",
         "## pumps.*name*",
         _table(PumpFrame),
         "The options in `meta` depend on the type: "
@@ -139,6 +150,15 @@ def _environment() -> str:
         if own:
             parts += [f"### {kind}", _names(own)]
     parts += [
+        "## Uptime reports",
+        f"`{environment.UPTIME}_UPTIMETYPE` is `uptime_type`. Where nothing names "
+        "`mongo_url`, Mongo's may start with "
+        f"`{environment.LEGACY_PREFIXES['mongo']}_`.",
+    ]
+    for kind in uptime_types():
+        own = dict(variables(options_of(kind), environment.UPTIME))
+        parts += [f"### {kind}", _names(own)]
+    parts += [
         "## Others",
         "| variable | effect |\n| --- | --- |\n"
         "| `TYK_LOGLEVEL` | wins over `log_level`; not error, warn or debug: info |\n"
@@ -181,10 +201,15 @@ def _pump(kind: str) -> str:
     if pump.differences:
         listed = "\n".join(f"- {each}" for each in pump.differences)
         parts += ["## Beside the reference's pump", listed]
-    parts += ["## meta", _prose(options.__doc__)]
+    section = "uptime_pump_config" if kind in pumps.UPTIME else "meta"
+    parts += [f"## {section}", _prose(options.__doc__)]
     if fields_of(options):
         parts.append(_table(options))
-    example = {"pumps": {kind: {"type": kind, "meta": _sample(options)}}}
+    example: dict[str, Any] = {
+        "pumps": {kind: {"type": kind, "meta": _sample(options)}}
+    }
+    if kind in pumps.UPTIME:
+        example = {"uptime_pump_config": _uptime_sample(kind)}
     parts += ["## Example", f"```json\n{json.dumps(example, indent=2)}\n```"]
     return "\n\n".join(parts) + "\n"
 
@@ -255,12 +280,17 @@ def example() -> str:
     """Return a configuration with every option of this version at its default."""
     root = _sample(RootOptions)
     root["analytics_storage_config"] |= {"host": "localhost", "port": 6379}
+    root["uptime_pump_config"] = _uptime_sample(uptime_types()[0])
     frame = _sample(PumpFrame)
     root["pumps"] = {
         kind: frame | {"type": kind, "name": kind, "meta": _sample(options_of(kind))}
         for kind in pump_types()
     }
     return json.dumps(root, indent=2) + "\n"
+
+
+def _uptime_sample(kind: str) -> dict[str, Any]:
+    return {"uptime_type": kind.removeprefix("uptime-")} | _sample(options_of(kind))
 
 
 def _sample(options: type[Options]) -> dict[str, Any]:
@@ -287,6 +317,7 @@ def _sample(options: type[Options]) -> dict[str, Any]:
 def schema() -> dict[str, Any]:
     """Return the JSON schema that an editor checks a configuration with."""
     found = _object(RootOptions)
+    found["properties"]["uptime_pump_config"] |= _uptime()
     found["properties"]["pumps"] = {
         "description": "The pumps, each under its name.",
         "type": "object",
@@ -314,6 +345,20 @@ def _any_pump() -> dict[str, Any]:
         for kind in pump_types()
     ]
     return frame
+
+
+def _uptime() -> dict[str, Any]:
+    """The options of both kinds side by side: those of the other do nothing."""
+    properties: dict[str, Any] = {
+        "uptime_type": {
+            "description": "`sql`, or else Mongo is meant.",
+            "type": ["string", "null"],
+            "enum": ["", "mongo", "sql", None],
+        }
+    }
+    for kind in uptime_types():
+        properties |= _object(options_of(kind))["properties"]
+    return {"properties": properties, "additionalProperties": False}
 
 
 def _meta(kind: str) -> dict[str, Any]:

@@ -44,32 +44,8 @@ LEGACY_PREFIXES = {
 }
 """What the variables of a type began with in old versions; they win over the new."""
 
-UPTIME = f"{PREFIX}_UPTIMEPUMPCONFIG_"
-_UPTIME_KEYS = (
-    "uptime_type",
-    "mongo_url",
-    "mongo_use_ssl",
-    "mongo_ssl_insecure_skip_verify",
-    "mongo_ssl_allow_invalid_hostnames",
-    "mongo_ssl_ca_file",
-    "mongo_ssl_pem_keyfile",
-    "omit_index_creation",
-    "mongo_session_consistency",
-    "mongo_driver_type",
-    "mongo_direct_connection",
-    "collection_name",
-    "max_insert_batch_size_bytes",
-    "max_document_size_bytes",
-    "collection_cap_max_size_bytes",
-    "collection_cap_enable",
-    "type",
-    "connection_string",
-    "table_sharding",
-    "log_level",
-    "batch_size",
-    "migrate_sharded_tables",
-)
-_UPTIME_NAMES = {key.replace("_", "").upper(): key for key in _UPTIME_KEYS}
+UPTIME = f"{PREFIX}_UPTIMEPUMPCONFIG"
+"""What the names of the uptime pump's options begin with."""
 
 Report = Callable[[str], None]
 
@@ -107,6 +83,10 @@ class Variables:
     def starting(self, prefix: str) -> list[str]:
         """Return the names that are set and start so, in order."""
         return sorted(name for name in self._values if name.startswith(prefix))
+
+    def unread(self, prefix: str) -> list[str]:
+        """Return the names that start so and nobody has asked for."""
+        return [name for name in self.starting(prefix) if name not in self._asked]
 
     def ignore(self, prefix: str) -> None:
         """Take all names that start so as known."""
@@ -288,14 +268,6 @@ _SCALARS: dict[Any, Callable[[str], Any]] = {
     str: _text,
     Secret: _text,
 }
-
-
-def uptime(variables: Variables, values: dict[str, Any]) -> None:
-    """Lay the variables of the uptime pump over its options, as plain texts."""
-    for name in variables.starting(UPTIME):
-        suffix = name.removeprefix(UPTIME)
-        key = _UPTIME_NAMES.get(suffix, suffix.lower())
-        values[key] = variables.get(name)
 
 
 def meta_prefix(kind: str) -> str:

@@ -6,6 +6,7 @@ place, so that one look shows them all.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from tyk_pump.config import environment
 from tyk_pump.config.environment import NO_REFERENCES, Variables, is_reference
 from tyk_pump.config.fields import (
     REQUIRED,
+    Field,
     Wrong,
     convert,
     fields_of,
@@ -26,6 +28,7 @@ from tyk_pump.config.fields import (
 )
 from tyk_pump.config.options import Options
 from tyk_pump.config.root import PumpConfig, PumpFrame, RootOptions
+from tyk_pump.cursors import UPTIME
 from tyk_pump.errors import ConfigError
 from tyk_pump.record import analytics
 
@@ -43,6 +46,8 @@ class Config(msgspec.Struct, kw_only=True):
     skipped: list[str] = []
     """Pumps of which not even the type is known; they are not in `pumps`."""
     path: str = ""
+    uptime_left: str = ""
+    """Why uptime reports stay in Redis although nobody has asked for it, or nothing."""
     demo_org: str = ""
     """Organisation of TYK_PMP_BUILDDEMODATA; made-up records are wanted."""
     instrumentation: bool = False
@@ -211,7 +216,7 @@ class _Loader:
         fault = self.faults.append
         level = (self.variables.get("TYK_LOGLEVEL") or "").lower()
         # Once this variable says the level, nobody looks at the other places.
-        skip = ("pumps", "log_level") if level else ("pumps",)
+        skip = ("pumps", "uptime_pump_config", *(("log_level",) if level else ()))
         values = self.read(RootOptions, raw, "", fault, skip)
         storage = values.setdefault("analytics_storage_config", {})
         environment.overlay(
@@ -220,7 +225,7 @@ class _Loader:
             environment.PREFIX,
             self.variables,
             fault,
-            skip=("analytics_storage_config", "uptime_pump_config", "kv", *skip),
+            skip=("analytics_storage_config", "kv", *skip),
         )
         kind = type(RootOptions().analytics_storage_config)
         for prefix in environment.STORAGE_PREFIXES:
@@ -229,7 +234,6 @@ class _Loader:
             environment.overlay(
                 kind, storage, prefix, self.variables, fault, references=first
             )
-        environment.uptime(self.variables, values.setdefault("uptime_pump_config", {}))
         if level:
             self.variables.get("TYK_PMP_LOGLEVEL")
             known = ("error", "warn", "debug")
@@ -403,6 +407,88 @@ class _Loader:
         options = self.build(options_type, values, place, faults.append)
         return {**_normalised(options_type, raw), **values}, options
 
+    # The uptime pump
+
+    def uptime(self, raw: Any) -> PumpConfig | None:
+        """Return the uptime pump, with its faults, or None where nothing speaks of it.
+
+        Its options stand side by side in one object, those of Mongo and those of SQL.
+        """
+        place, prefix = "uptime_pump_config", environment.UPTIME
+        legacy = f"{environment.LEGACY_PREFIXES['mongo']}_MONGOURL"
+        spoken = self.variables.starting(f"{prefix}_") or self.variables.get(legacy)
+        if not raw and not spoken:
+            return None
+        faults: list[str] = []
+        if raw is not None and not isinstance(raw, dict):
+            faults.append(f"{place}: expected an object, got {_kind(raw)}")
+            raw = {}
+        kind = self.uptime_type(_member(raw, "uptime_type"), place, faults)
+        meta: dict[str, Any] = {}
+        try:
+            options_type: type[Options] = pumps.load(kind).options_type
+        except (ConfigError, ImportError) as exc:
+            faults.append(f"{place}: {exc}")
+            self.variables.ignore(f"{prefix}_")
+            return uptime_pump(kind, faults)
+        own = {*keys_of(options_type), "uptime_type", "meta_env_prefix"}
+        strange = [key for key in raw or {} if key.lower() not in own]
+        skip = ("uptime_type", "meta_env_prefix", *(key.lower() for key in strange))
+        meta = self.read(options_type, raw, place, faults.append, skip)
+        environment.overlay(options_type, meta, prefix, self.variables, faults.append)
+        self.strange_to_uptime(kind, raw or {}, strange, sorted(own))
+        if kind == "uptime-mongo" and not meta.get("mongo_url"):
+            # The variables of old versions, and then the usual collection.
+            old = environment.legacy(
+                "mongo", options_type, meta, self.variables, faults.append
+            )
+            self.warnings.extend(
+                f"{name}: deprecated, write {prefix}_{name.split('_', 2)[2]}"
+                for name in old
+            )
+            meta.pop("collection_name", None)
+        environment.fall_back(options_type, meta, self.variables, faults.append)
+        options = self.build(options_type, meta, place, faults.append)
+        return uptime_pump(kind, faults, meta, options)
+
+    def uptime_type(self, in_file: Any, place: str, faults: list[str]) -> str:
+        """Return the pump that is meant: SQL's where that is said, else Mongo's."""
+        name = f"{environment.UPTIME}_UPTIMETYPE"
+        said = self.variables.get(name)
+        where = f"{place}.uptime_type" if said is None else name
+        said = in_file if said is None else said
+        if said is not None and not isinstance(said, str):
+            faults.append(f"{where}: expected str, got {_kind(said)}")
+        elif said not in (None, "", "mongo", "sql"):
+            self.warnings.append(f"{where}: {said!r} is taken as mongo")
+        return "uptime-sql" if said == "sql" else "uptime-mongo"
+
+    def strange_to_uptime(
+        self, kind: str, raw: dict[str, Any], strange: list[str], own: list[str]
+    ) -> None:
+        """Warn of what is no option here; the other kind's are known."""
+        prefix = f"{environment.UPTIME}_"
+        unread = self.variables.unread(prefix)
+        if not strange and not unread:
+            return  # then the other kind's driver is not loaded
+        theirs: dict[str, Field] = {}
+        for other in pumps.UPTIME.keys() - {kind}:
+            with contextlib.suppress(ConfigError, ImportError):
+                found: type[Options] = pumps.load(other).options_type
+                theirs |= keys_of(found)
+        nothing = f"without effect on {kind}, see uptime_type"
+        for key in strange:
+            where = f"uptime_pump_config.{key}"
+            if key.lower() not in theirs:
+                hint = nearest(key, own)
+                self.warnings.append(f"{where}: unknown option{hint}")
+            elif raw[key]:
+                self.warnings.append(f"{where}: {nothing}")
+        names = tuple(f"{prefix}{field.env}" for field in theirs.values())
+        for name in unread:
+            if name.startswith(names) and self.variables.get(name):
+                self.warnings.append(f"{self.variables.written(name)}: {nothing}")
+
     def warn_of_fields(self, frame: PumpFrame, place: str) -> None:
         """Warn once of names in ignore_fields that no record has."""
         for name in frame.ignore_fields:
@@ -423,6 +509,14 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
     found = loader.pumps(_member(raw, "pumps"))
     if not found:
         loader.faults.append("No pumps configured")
+    uptime = None
+    if root.dont_purge_uptime_data:
+        variables.ignore(f"{environment.UPTIME}_")
+    else:
+        uptime = loader.uptime(_member(raw, "uptime_pump_config"))
+    if uptime is not None:
+        found.append(uptime)
+    left = uptime is None and not root.dont_purge_uptime_data
     loader.warnings.extend(_unread_legacy(environ, {pump.type for pump in found}))
     variables.ignore("TYK_PMP_PUMPS_KAFKA_META_TIMEOUT")
     demo = variables.get("TYK_PMP_BUILDDEMODATA") or ""
@@ -434,6 +528,7 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
         faults=loader.faults,
         skipped=loader.skipped,
         path=path or "",
+        uptime_left=_UPTIME_LEFT if left else "",
         demo_org=demo,
         instrumentation=variables.get("TYK_INSTRUMENTATION") == "1",
     )
@@ -444,8 +539,32 @@ def _unread_legacy(environ: Mapping[str, str], types: set[str]) -> Iterator[str]
     for kind, prefix in environment.LEGACY_PREFIXES.items():
         if kind in types and kind in pumps.REGISTRY:
             continue
+        if kind == "mongo" and "uptime-mongo" in types:
+            continue  # it may read them, too
         if any(name.startswith(f"{prefix}_") for name in environ):
             yield f"{prefix}_...: ignored, there is no {kind} pump"
+
+
+_UPTIME_LEFT = (
+    "uptime reports stay in their list: uptime_pump_config names no store for them "
+    "(dont_purge_uptime_data says that they shall)"
+)
+
+
+def uptime_pump(
+    kind: str,
+    faults: list[str],
+    meta: dict[str, Any] | None = None,
+    options: Any = None,
+) -> PumpConfig:
+    """Return the uptime pump: it has no filters and none of what other pumps have."""
+    return PumpConfig(
+        name=UPTIME,
+        type=kind,
+        meta=meta or {},
+        options=None if faults else options,
+        fault="\n".join(faults),
+    )
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -284,10 +284,10 @@ class RootOptions(Options, frozen=True, kw_only=True):
     ] = RedisOptions()
     uptime_pump_config: Annotated[
         dict[str, Any],
-        doc("Where uptime reports go; not in this version, kept as written."),
+        doc("Where uptime reports go, see below. Without it they stay in Redis."),
     ] = {}
     dont_purge_uptime_data: Annotated[
-        bool, doc("Leave uptime reports in Redis; this version always does.")
+        bool, doc("Leave uptime reports in Redis, for whoever else takes them.")
     ] = False
     statsd_connection_string: Annotated[
         str, doc("StatsD for the pump's own metrics; accepted and without effect.")

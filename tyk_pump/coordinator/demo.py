@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 import tyk_pump
-from tyk_pump import channel
+from tyk_pump import channel, cursors
 from tyk_pump.coordinator.demo_options import DemoOptions
 from tyk_pump.coordinator.lanes import Span
 from tyk_pump.errors import SourceError
@@ -66,7 +66,9 @@ def run(coordinator: Coordinator, options: DemoOptions) -> int:
 def _open(coordinator: Coordinator) -> bool:
     """Start the workers; say whether each pump is open."""
     coordinator.signals.install()
-    coordinator.make_workers(coordinator.config.pumps)
+    # Made-up records are no uptime reports.
+    pumps = [p for p in coordinator.config.pumps if p.name != cursors.UPTIME]
+    coordinator.make_workers(pumps)
     _note_version(coordinator)
     for worker in coordinator.workers:
         worker.set_lease(NO_LEASE)

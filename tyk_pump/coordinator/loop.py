@@ -108,11 +108,8 @@ class Coordinator:
         control.start()
         try:
             self.make_workers(self.config.pumps)
-            if not root.dont_purge_uptime_data:
-                logger.warning(
-                    "uptime records stay in their list: no uptime pump in this version",
-                    extra={"prefix": "main"},
-                )
+            if self.config.uptime_left:
+                logger.warning(self.config.uptime_left, extra={"prefix": "main"})
             logger.info(
                 f"Starting purge loop @{root.purge_delay:g}, "
                 f"chunk size {root.purge_chunk}",
@@ -373,7 +370,7 @@ class Coordinator:
                     raise ConfigError("ids: expected numbers")
                 return {"marked": self._replays.mark(pump, ids)}
             case "claims.forget":
-                return self._forget(str(arguments.get("pump", "")).upper())
+                return self._forget(cursors.pump_named(str(arguments.get("pump", ""))))
             case _:
                 raise ConfigError(f"unknown command: {command}")
 
@@ -420,6 +417,7 @@ class Coordinator:
         fresh = [pump for pump in config.pumps if pump.name not in kept]
         self.make_workers(fresh)
         if self._lifeline.source is not None:
+            self._lifeline.source.take_uptime(cursors.UPTIME in new)
             for worker in self.workers:
                 if worker.config.name not in old:
                     self._settler.owe(worker.lane.field, self._lifeline.source)

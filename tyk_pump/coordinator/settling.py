@@ -130,7 +130,8 @@ class Settler:
         Redis answers again, what is claimed by then would not be owed.
         """
         for stream in source.streams.values():
-            if field not in stream.progress:
+            owed = cursors.of_uptime(field) is stream.uptime
+            if owed and field not in stream.progress:
                 stream.progress[field] = Progress(position=stream.end)
                 self._moved.add((stream.id, field))
         source.owe(field)  # and streams to come; nothing is left for it to write

@@ -35,6 +35,11 @@ REGISTRY: Final[dict[str, str]] = {
 }
 """Type of a pump -> where its class is."""
 
+UPTIME: Final[dict[str, str]] = {
+    "uptime-mongo": "tyk_pump.pumps.uptime_mongo:UptimeMongoPump",
+}
+"""The types that `uptime_pump_config` stands for; none that `pumps` may name."""
+
 KNOWN_TYPES: Final = frozenset(
     {
         "csv",
@@ -94,7 +99,7 @@ reads these stores decodes the raw bodies."""
 def load(name: str) -> type[RegisteredPump]:
     """Return the class of a pump type; only now is its driver imported."""
     try:
-        module, _, attribute = REGISTRY[name].partition(":")
+        module, _, attribute = (REGISTRY | UPTIME)[name].partition(":")
     except KeyError:
         raise ConfigError(f"the {name} pump is not in this version") from None
     try:

@@ -49,6 +49,16 @@ def decoder(codec: Codec, fields: Collection[str]) -> Decode:
     return _msgpack_decoder(wanted)
 
 
+def reader(codec: str, fields: Collection[str]) -> Callable[[bytes], Any]:
+    """Return what decodes the records of a list: these fields, or an uptime report."""
+    if codec == "uptime":
+        from tyk_pump.record import uptime
+
+        decode: Callable[[bytes], Any] = uptime.decode
+        return decode
+    return decoder("protobuf" if codec == "protobuf" else "msgpack", fields)
+
+
 @functools.lru_cache(maxsize=64)
 def _shape(wanted: frozenset[str]) -> type[AnalyticsRecord]:
     """Return the record type, or one with only the wanted fields."""

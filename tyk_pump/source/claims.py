@@ -1,7 +1,8 @@
 """Streams of claims: claim a list in one step, read it, trim it, adopt, give back.
 
 The records that one coordinator claims in its life are one stream, named by a ULID.
-Its claims continue each other's numbering, and each pump has a cursor in it. All of
+Its claims continue each other's numbering, and each pump has a cursor in it. Uptime
+reports are a stream of their own: what a pump has no cursor in, it is not owed. All of
 this stands in Redis, under the operator's key prefix:
 
     tyk-pump:streams          hash: stream -> owner ("" when given back)
@@ -31,10 +32,16 @@ from typing import Any, Protocol
 import msgspec
 from redis.exceptions import ResponseError
 
-from tyk_pump import __version__
+from tyk_pump import __version__, cursors
 from tyk_pump.clock import Clock
 from tyk_pump.errors import ConfigError, LeaseLost, SourceError, StateError
-from tyk_pump.source.lists import VERSION_KEY, ListName, claim_key, lists
+from tyk_pump.source.lists import (
+    UPTIME_CODEC,
+    VERSION_KEY,
+    ListName,
+    claim_key,
+    lists,
+)
 from tyk_pump.source.redis import Command, Link, out_of_memory
 from tyk_pump.ulid import ulid
 
@@ -103,6 +110,8 @@ class Stream(msgspec.Struct):
     id: str
     own: bool
     """True for the one that we claim into."""
+    uptime: bool = False
+    """True where the claims are uptime reports; no stream has both."""
     claims: dict[str, Claim] = msgspec.field(default_factory=dict)
     """Noted and not finished, by name, in the order of their numbering."""
     intents: dict[str, Claim] = msgspec.field(default_factory=dict)
@@ -185,7 +194,6 @@ class Source:
         self._link = link
         self._keys = Keys(prefix)
         self._prefix = prefix
-        self._lists = lists(prefix)
         self._lease_time = lease_time
         self._fields = list(dict.fromkeys(fields))
         self._book = book
@@ -194,9 +202,11 @@ class Source:
         self._foreign: list[str] = []  # owners seen at the last look
         self._owed: dict[str, dict[str, bytes]] = {}  # refused for want of memory
         self._booked = False
-        self._own: Stream | None = None
+        self._own: dict[bool, Stream] = {}  # by whether it is of uptime reports
         self._rounds = 0
         self._missing: dict[str, int] = {}  # claim -> round in which it was missed
+        self._left: set[str] = set()  # orphans that are for others to adopt
+        self.take_uptime(any(map(cursors.of_uptime, fields)))
 
     # The lease
 
@@ -287,6 +297,12 @@ class Source:
             raise LeaseLost("the lease in Redis is gone")
         self.lease_end = began + self._lease_time
 
+    def take_uptime(self, wanted: bool) -> None:
+        """Say whether there is an uptime pump; without one its list is left alone."""
+        self._uptime = wanted
+        self._lists = lists(self._prefix, uptime=wanted)
+        self._left.clear()
+
     # One round
 
     def round(self) -> Look:
@@ -352,9 +368,12 @@ class Source:
 
     def _claim_all(self, sources: Sequence[tuple[str, ListName]]) -> int:
         """Claim lists: keys to rename, each with the list that it is or was."""
-        if not sources:
-            return 0
-        stream = self._own_stream()
+        kinds = (False, True)
+        groups = [[s for s in sources if s[1].uptime is kind] for kind in kinds]
+        return sum(self._claim_kind(group) for group in groups if group)
+
+    def _claim_kind(self, sources: Sequence[tuple[str, ListName]]) -> int:
+        stream = self._own_stream(uptime=sources[0][1].uptime)
         self._look_for_claims(stream, {one.key for _, one in sources})
         at = self._clock.now()
         names: dict[str, Claim] = {}
@@ -393,13 +412,19 @@ class Source:
             if not there:
                 self._missing.setdefault(name, self._rounds)
 
-    def _own_stream(self) -> Stream:
-        if self._own is not None and self._own.id in self.streams:
-            return self._own
-        stream = Stream(id=ulid(self._clock.now()), own=True, registered=False)
-        stream.progress = {field: Progress() for field in self._fields}
-        self.streams[stream.id] = self._own = stream
+    def _own_stream(self, *, uptime: bool) -> Stream:
+        own = self._own.get(uptime)
+        if own is not None and own.id in self.streams:
+            return own
+        name = ulid(self._clock.now())
+        stream = Stream(id=name, own=True, uptime=uptime, registered=False)
+        stream.progress = {field: Progress() for field in self._owed_by(stream)}
+        self.streams[stream.id] = self._own[uptime] = stream
         return stream
+
+    def _owed_by(self, stream: Stream) -> list[str]:
+        """Return whose records a stream of ours has."""
+        return [f for f in self._fields if cursors.of_uptime(f) is stream.uptime]
 
     def _claim(self, stream: Stream, name: str, intent: Claim, source: str) -> None:
         """Rename the list; an answer that is lost leaves the intent to be resolved."""
@@ -510,7 +535,13 @@ class Source:
         self._link.execute([("HDEL", self._keys.stream(stream.id), CLAIM + name)])
 
     def _resolve_all(self) -> int:
-        return sum(self._resolve(s) for s in list(self.streams.values()) if s.intents)
+        # Without an uptime pump nobody would be owed what is claimed anew: it stays an
+        # intent for the next instance that has one.
+        return sum(
+            self._resolve(stream)
+            for stream in list(self.streams.values())
+            if stream.intents and (self._uptime or not stream.uptime)
+        )
 
     def _resolve(self, stream: Stream) -> int:
         """See what became of renames whose answers were lost; return new records."""
@@ -672,9 +703,22 @@ class Source:
         adopted = []
         for name, owner in sorted(foreign.items()):
             orphan = not owner or (owner in alive and not alive[owner])
-            if orphan and self._leased and self._adopt(name, owner):
+            if not orphan or not self._leased or not self._is_for_us(name):
+                continue
+            if self._adopt(name, owner):
                 adopted.append(name)
         return adopted
+
+    def _is_for_us(self, name: str) -> bool:
+        """Leave uptime reports to an instance that has an uptime pump.
+
+        Often only one of several has: the others would hold what they cannot deliver.
+        """
+        if self._uptime:
+            return True
+        if name not in self._left and self._load(name).uptime:
+            self._left.add(name)
+        return name not in self._left
 
     def _adopt(self, name: str, owner: str) -> bool:
         if not self._set_owner(name, owner):
@@ -699,6 +743,7 @@ class Source:
             elif field.startswith(CLAIM):
                 claims.append((field[len(CLAIM) :], unpack(raw, Claim)))
         claims.sort(key=lambda item: item[1].base)
+        stream.uptime = any(claim.codec == UPTIME_CODEC for _, claim in claims)
         for claim_name, claim in claims:
             if claim.base < 0:
                 stream.intents[claim_name] = claim
@@ -866,7 +911,7 @@ class Source:
         if field not in self._fields:
             self._fields.append(field)
         for stream in self.streams.values():
-            if field not in stream.progress:
+            if field in self._owed_by(stream) and field not in stream.progress:
                 progress = Progress(position=stream.end)
                 stream.progress[field] = progress
                 self._write_fields(stream, {PUMP + field: pack(progress)})
@@ -884,9 +929,9 @@ class Source:
 
     def give_back(self) -> None:
         """Clear the owner of what is not settled; let the lease go."""
-        own = self._own
-        if own is not None and own.id in self.streams and self._is_settled(own):
-            self._remove(own)
+        for own in self._own.values():
+            if own.id in self.streams and self._is_settled(own):
+                self._remove(own)
         self._move_book()
         commands: list[Command] = [
             ("HSET", self._keys.streams, name, "")

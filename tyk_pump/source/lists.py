@@ -8,6 +8,10 @@ BASE = "tyk-system-analytics"
 VERSION_KEY = "version-check-pump"
 """Holds the version of the pump that started last; it is under no prefix."""
 SHARDS = 10
+UPTIME_PREFIX = "host-checker:"
+"""What the name of the uptime list begins with, whatever the operator's prefix is."""
+UPTIME_LIST = f"{UPTIME_PREFIX}tyk-uptime-analytics"
+UPTIME_CODEC = "uptime"
 _CODECS = (("", "msgpack"), ("_protobuf", "protobuf"))
 
 
@@ -17,15 +21,21 @@ class ListName(msgspec.Struct, frozen=True):
     key: str
     codec: str
 
+    @property
+    def uptime(self) -> bool:
+        """True for what is owed to the uptime pump, and to no other."""
+        return self.codec == UPTIME_CODEC
 
-def lists(prefix: str) -> list[ListName]:
-    """Return the 22 lists in the order in which they are looked at."""
+
+def lists(prefix: str, *, uptime: bool = False) -> list[ListName]:
+    """Return the 22 lists in the order in which they are looked at, uptime's last."""
     shards = ["", *(f"_{number}" for number in range(SHARDS))]
-    return [
+    found = [
         ListName(f"{prefix}{BASE}{shard}{suffix}", codec)
         for shard in shards
         for suffix, codec in _CODECS
     ]
+    return [*found, ListName(UPTIME_LIST, UPTIME_CODEC)] if uptime else found
 
 
 def hash_tag(key: str) -> str | None:
@@ -43,6 +53,8 @@ def claim_key(prefix: str, list_key: str, name: str) -> str:
     Where no name can have that slot the plain form is used: it is good for all but
     a cluster, which refuses such a prefix (see `prefix_fault`).
     """
+    if list_key == UPTIME_LIST:
+        prefix = UPTIME_PREFIX
     plain = f"{list_key}:claim:{name}"
     if hash_tag(list_key) is not None:
         return plain
@@ -68,12 +80,16 @@ def prefix_fault(prefix: str, cluster: bool) -> str | None:
     )
 
 
-def acl_patterns(prefix: str) -> list[str]:
+def acl_patterns(prefix: str, *, uptime: bool = False) -> list[str]:
     """Return the key patterns that our user needs in an ACL."""
     patterns = [f"~{_escaped(prefix)}*", f"~{VERSION_KEY}"]
     claim = claim_key(prefix, prefix + BASE, "x")
     if not claim.startswith(prefix):
         patterns.append(f"~{{{_escaped(prefix)}*")
+    if uptime:
+        # Not all below its prefix: the gateway keeps other things there.
+        claims = claim_key(prefix, UPTIME_LIST, "*")
+        patterns += [f"~{UPTIME_LIST}", f"~{claims}"]
     return patterns
 
 

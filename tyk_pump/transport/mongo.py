@@ -582,7 +582,7 @@ NOTICE: Final = base64.b64encode(
 ).decode()
 """Stands in the raw response of a record that was too large."""
 
-Make = Callable[[AnalyticsRecord], dict[str, Any] | None]
+Make = Callable[[Any], dict[str, Any] | None]
 """Makes the document of a record, without `_id`; None where none is stored."""
 Oversize = Literal["strip", "keep", "refuse"]
 """What becomes of a record that is too large: it goes without its raw request and
@@ -614,17 +614,20 @@ class Inserts:
         kind: str,
         make: Make,
         oversize: Oversize,
+        bodies: Callable[[Any], int] | None = None,
         below: bool = False,
         judge_name: bool = False,
     ) -> None:
         """`kind` sets ids apart from those that other kinds of documents have.
 
+        `bodies`: bytes of what makes a record large, if not its request and response.
         `below`: a batch stays below its limit. `judge_name`: the collection's name
         comes from the records, and a bad one is their fault.
         """
         self._mongo = mongo
         self._kind = kind
         self._make = make
+        self._bodies = bodies or _bodies
         self._oversize = oversize
         self._judge_name = judge_name
         self._limit = options.max_document_size_bytes or 10 * MEBI
@@ -641,7 +644,8 @@ class Inserts:
         self._bulk.send(batch, self._encoder(batch), self._poster(collection))
 
     def _encoder(self, batch: Batch) -> Encode:
-        make, limit, kind = self._make, self._limit, self._kind
+        make, bodies, limit = self._make, self._bodies, self._limit
+        kind = self._kind
         prefix = _stream(kind, batch.stream) if batch.ids is None else b""
         positions = batch.positions
 
@@ -654,8 +658,7 @@ class Inserts:
                 name = prefix + positions[index].to_bytes(5, "big")
             else:
                 name = identity(kind, batch.record_id(index))
-            bodies = bson.size(record.raw_request) + bson.size(record.raw_response)
-            size = bodies + 1024
+            size = bodies(record) + 1024
             if size > limit:
                 self._too_large(made, f"{size} bytes, the limit is {limit}")
             document = bson.encode(made, name)
@@ -742,6 +745,10 @@ _ID: Final = slice(9, 21)
 _MOST: Final = bson.MAX_DOCUMENT
 
 
+def _bodies(record: AnalyticsRecord) -> int:
+    return bson.size(record.raw_request) + bson.size(record.raw_response)
+
+
 def _strip(made: dict[str, Any]) -> None:
     made["rawrequest"], made["rawresponse"] = "", NOTICE
 
@@ -758,13 +765,25 @@ class Collection:
     """One collection for all records, as three of the pumps have it."""
 
     def __init__(
-        self, options: CollectionOptions, *, kind: str, make: Make, oversize: Oversize
+        self,
+        options: CollectionOptions,
+        *,
+        kind: str,
+        make: Make,
+        oversize: Oversize,
+        bodies: Callable[[Any], int] | None = None,
+        indexes: Sequence[Index] = RAW_INDEXES,
     ) -> None:
         self._options = options
         self._mongo = Mongo(options)
-        self._indexes = Indexes(self._mongo, options, RAW_INDEXES)
+        self._indexes = Indexes(self._mongo, options, indexes)
         self._inserts = Inserts(
-            self._mongo, options, kind=kind, make=make, oversize=oversize
+            self._mongo,
+            options,
+            kind=kind,
+            make=make,
+            oversize=oversize,
+            bodies=bodies,
         )
 
     def open(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
 import msgspec
 
@@ -67,7 +67,7 @@ class Worker:
         self._clock = clock
         self._parent_alive = parent_alive
         self._selector = select.compile(config, root, pump.fields)
-        self._decoders: dict[str, Callable[[bytes], AnalyticsRecord]] = {}
+        self._decoders: dict[str, Callable[[bytes], Any]] = {}
         self._refused_batches = 0
         self._refused_records = 0
 
@@ -134,10 +134,7 @@ class Worker:
         """Return the selected records, where each stood in the frame, and the rest."""
         decode = self._decoders.get(codec)
         if decode is None:
-            kind: Literal["msgpack", "protobuf"] = (
-                "protobuf" if codec == "protobuf" else "msgpack"
-            )
-            decode = codecs.decoder(kind, self._selector.needs)
+            decode = codecs.reader(codec, self._selector.needs)
             self._decoders[codec] = decode
         wanted = self._selector.select
         records: list[AnalyticsRecord] = []
