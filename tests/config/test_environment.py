@@ -368,7 +368,7 @@ def test_names_with_underscores(read: Read) -> None:
     config = read(
         conf,
         TYK_PMP_PUMPS_MY_OWN_META_URL="e",
-        TYK_PMP_PUMPS_SQL_AGGREGATE_META_X="1",
+        TYK_PMP_PUMPS_SQL_AGGREGATE_META_BATCHSIZE="1",
         TYK_PMP_PUMPS_DUMMY_X_TYPE="dummy",
         TYK_PMP_PUMPS_DUMMY_X_TIMEOUT="3",
         TYK_PMP_PUMPS_GRAPH_SQL_META_Y="1",

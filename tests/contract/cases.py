@@ -418,6 +418,22 @@ def _sql(
     )
 
 
+def _sql_aggregate(kind: str, fields: dict[str, Any], table: str) -> Case:
+    """Return the case of a pump that counts records in PostgreSQL."""
+    plain = _sql(kind, "", fields, table, BEYOND)
+    return msgspec.structs.replace(
+        plain, arrived=lambda seen: _hits(seen, table), names=False
+    )
+
+
+def _hits(seen: Seen, table: str) -> list[str]:
+    database: Database = seen.server
+    if table not in database.tables():
+        return []
+    counted = database.query(f"SELECT counter_hits FROM {table} WHERE dimension = ''")
+    return [""] * sum(hits for (hits,) in counted)
+
+
 def _mongo(request: pytest.FixtureRequest) -> MongoWire:
     wire = MongoWire()
 
@@ -541,6 +557,9 @@ CASES = [
     _sql("sql", "alias", {}, "tyk_analytics", {"api_key": INCOMPRESSIBLE}),
     _sql("sql-graph", "analytics_alias", GRAPHQL, "tyk_analytics_graph", BEYOND),
     _sql("sql-mcp", "analytics_alias", MCP, "tyk_analytics_mcp", BEYOND),
+    _sql_aggregate("sql_aggregate", {"org_id": "o"}, "tyk_aggregated"),
+    _sql_aggregate("sql-graph-aggregate", GRAPHQL, "tyk_graph_aggregated"),
+    _sql_aggregate("sql-mcp-aggregate", MCP, "tyk_mcp_aggregated"),
     Case(
         type="elasticsearch",
         meta=lambda seen: {

@@ -30,6 +30,9 @@ REGISTRY: Final[dict[str, str]] = {
     "mongo-pump-selective": "tyk_pump.pumps.mongo_selective:MongoSelectivePump",
     "sql-graph": "tyk_pump.pumps.sql_graph:SqlGraphPump",
     "sql-mcp": "tyk_pump.pumps.sql_mcp:SqlMcpPump",
+    "sql_aggregate": "tyk_pump.pumps.sql_aggregate:SqlAggregatePump",
+    "sql-graph-aggregate": "tyk_pump.pumps.sql_graph_aggregate:SqlGraphAggregatePump",
+    "sql-mcp-aggregate": "tyk_pump.pumps.sql_mcp_aggregate:SqlMcpAggregatePump",
     "stdout": "tyk_pump.pumps.stdout:StdoutPump",
     "syslog": "tyk_pump.pumps.syslog:SyslogPump",
 }

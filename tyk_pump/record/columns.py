@@ -28,6 +28,8 @@ class Kind(enum.Enum):
     MAP = "map"
     """A map, as JSON in a text."""
     INT = "int"
+    MAYBE = "maybe"
+    """An integer, or nothing."""
     UINT = "uint"
     FLOAT = "float"
     BOOL = "bool"

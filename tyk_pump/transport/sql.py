@@ -348,6 +348,38 @@ class Tables:
         else:
             self.ensure(day_table(self._table.name, (int(time.time()), 0), ""))
 
+    def index(self, name: str) -> None:
+        """Give an older table the indexes that it lacks, while others write to it."""
+        database, dialect = self._database, self._database.dialect
+        for own, parts in self._indexes(name):
+            with database.transaction() as connection:
+                there = dialect.has_index(connection, database.quote(name), own)
+            if there:
+                continue
+            statement = dialect.index(
+                database.quote(own), database.quote(name), parts, later=True
+            )
+            try:
+                # One that stands in no transaction locks nobody out.
+                with dialect.engine.connect() as connection:
+                    dialect.connected(connection)
+                    connection.commit()
+                    alone = connection.execution_options(isolation_level="AUTOCOMMIT")
+                    alone.exec_driver_sql(statement)
+            except dialect.errors as exc:
+                # Only those who read are slower without it.
+                reason = dialect.fault(getattr(exc, "orig", None) or exc).reason
+                log.warning("no index made", extra={"reason": f"{own}: {reason}"})
+            else:
+                log.info("index made", extra={"reason": own})
+
+    def _indexes(self, name: str) -> Iterator[tuple[str, list[str]]]:
+        """Yield the names of a table's indexes, and their columns as they name them."""
+        base = name.rpartition(".")[2]
+        for index in self._table.indexes:
+            parts = [self._indexed(column) for column in index.columns]
+            yield f"{base}_{index.name}", parts
+
     def _columns(self, name: str) -> set[str]:
         with self._database.transaction() as connection:
             quoted = self._database.quote(name)
@@ -359,12 +391,10 @@ class Tables:
         columns = [self._defined(column) for column in self._table.columns]
         if keys:
             columns.append((f"PRIMARY KEY ({', '.join(keys)})", ""))
-        indexes = []
-        base = name.rpartition(".")[2]
-        for index in self._table.indexes:
-            parts = [self._indexed(column) for column in index.columns]
-            own = quote(f"{base}_{index.name}")
-            indexes.append(dialect.index(own, quote(name), parts))
+        indexes = [
+            dialect.index(quote(own), quote(name), parts)
+            for own, parts in self._indexes(name)
+        ]
         with self._database.transaction() as connection:
             dialect.lock(connection)
             for statement in dialect.create(quote(name), columns, indexes):

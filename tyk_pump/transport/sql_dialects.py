@@ -20,7 +20,13 @@ from sqlalchemy.pool import NullPool
 
 from tyk_pump.record.columns import Column, Kind
 from tyk_pump.transport import sql_dsn
-from tyk_pump.transport.sql_rows import Encoder, MySqlRows, PostgresRows, SqliteRows
+from tyk_pump.transport.sql_rows import (
+    Encoder,
+    MySqlRows,
+    PostgresArrays,
+    PostgresRows,
+    SqliteRows,
+)
 
 Errors = tuple[type[Exception], ...]
 CONNECT_SECONDS: Final = 10.0
@@ -38,6 +44,23 @@ class Index(msgspec.Struct, frozen=True):
 
     name: str
     columns: tuple[str, ...]
+
+
+class Upsert(msgspec.Struct, frozen=True):
+    """How one database writes an INSERT that updates the rows that are there."""
+
+    table: str
+    """What stands after INSERT INTO."""
+    stored: str
+    """The name of the row that is there."""
+    incoming: str
+    """What the row would have in a column that is put in for `{}`."""
+    update: str
+    """Begins the list of assignments; `{}` stands for the key."""
+    one: str = "1e0"
+    """A number 1 that makes no whole number of a quotient."""
+    lock: str = ""
+    """Ends a SELECT that must see what others have committed by now."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -64,6 +87,15 @@ class Dialect(Protocol):
     def encoder(self, columns: Sequence[Column], quoted: Sequence[str]) -> Encoder:
         """Return what makes and inserts rows; needs a connection made before."""
 
+    def upserter(self, columns: Sequence[Column], quoted: Sequence[str]) -> Encoder:
+        """Return an encoder whose `insert` can be told of rows that are there."""
+
+    def upsert(self, table: str) -> Upsert:
+        """Return how an INSERT that updates is written."""
+
+    def widths(self, connection: sa.Connection, table: str) -> dict[str, int]:
+        """Return how many characters the columns take that take few."""
+
     def type(self, column: Column, *, indexed: bool) -> sa.types.TypeEngine[Any]:
         """Return the type of a new column."""
 
@@ -72,8 +104,16 @@ class Dialect(Protocol):
     ) -> list[str]:
         """Return the statements that make a table, given names and types quoted."""
 
-    def index(self, name: str, table: str, columns: Sequence[str]) -> str:
-        """Return what makes an index, as `create` takes it."""
+    def index(
+        self, name: str, table: str, columns: Sequence[str], *, later: bool = False
+    ) -> str:
+        """Return what makes an index, as `create` takes it.
+
+        With `later` it is a statement for a table that is in use.
+        """
+
+    def has_index(self, connection: sa.Connection, table: str, name: str) -> bool:
+        """Say whether a table has an index of this name."""
 
     def lock(self, connection: sa.Connection) -> None:
         """Let no other instance make tables until the transaction ends."""
@@ -118,6 +158,17 @@ def one_line(text: object, secret: str = "") -> str:
     return line.replace(secret, "***") if secret else line
 
 
+def _has_row_alias(version: str) -> bool:
+    """Say whether a server knows `VALUES (...) AS incoming`."""
+    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    if numbers is None or "mariadb" in version.lower():
+        return False
+    return tuple(map(int, numbers.groups())) >= (8, 0, 19)
+
+
+_ON_CONFLICT: Final = " ON CONFLICT ({}) DO UPDATE SET "
+
+
 def _plain_create(
     table: str, columns: Sequence[tuple[str, str]], indexes: Sequence[str]
 ) -> list[str]:
@@ -131,6 +182,7 @@ class Postgres:
     name = "postgres"
     _TYPES: Final[Mapping[Kind, sa.types.TypeEngine[Any]]] = {
         Kind.INT: sa.BigInteger(),
+        Kind.MAYBE: sa.BigInteger(),
         Kind.UINT: sa.BigInteger(),
         Kind.FLOAT: sa.Numeric(asdecimal=False),
         Kind.BOOL: sa.Boolean(),
@@ -182,15 +234,43 @@ class Postgres:
         """Return the encoder for COPY."""
         return PostgresRows(columns, quoted)
 
+    def upserter(self, columns: Sequence[Column], quoted: Sequence[str]) -> Encoder:
+        """Return the encoder for arrays."""
+        dialect = self.engine.dialect
+        kinds = [self.type(c, indexed=False).compile(dialect) for c in columns]
+        return PostgresArrays(columns, quoted, kinds)
+
+    def upsert(self, table: str) -> Upsert:
+        """Return the words of ON CONFLICT."""
+        stored = f"{table} AS stored"
+        # Not with 1e0, which is numeric here: that fills quotients up with zeros.
+        return Upsert(stored, "stored", "excluded.{}", _ON_CONFLICT, "1::float8")
+
+    def widths(self, connection: sa.Connection, table: str) -> dict[str, int]:
+        """Texts have no bound."""
+        return {}
+
     def type(self, column: Column, *, indexed: bool) -> sa.types.TypeEngine[Any]:
         """Return the type of a new column."""
         return self._TYPES.get(column.kind, sa.Text())
 
     create = staticmethod(_plain_create)
 
-    def index(self, name: str, table: str, columns: Sequence[str]) -> str:
+    def index(
+        self, name: str, table: str, columns: Sequence[str], *, later: bool = False
+    ) -> str:
         """Return the statement that makes an index."""
-        return f"CREATE INDEX IF NOT EXISTS {name} ON {table} ({', '.join(columns)})"
+        how = "CONCURRENTLY IF NOT EXISTS" if later else "IF NOT EXISTS"
+        return f"CREATE INDEX {how} {name} ON {table} ({', '.join(columns)})"
+
+    def has_index(self, connection: sa.Connection, table: str, name: str) -> bool:
+        """Look among the indexes of the table that the search path finds."""
+        found = connection.exec_driver_sql(
+            "SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
+            " WHERE indrelid = to_regclass(%s) AND relname = %s",
+            (table, name),
+        )
+        return found.first() is not None
 
     def lock(self, connection: sa.Connection) -> None:
         """Take the lock of those who make tables."""
@@ -256,6 +336,7 @@ class MySql:
         self._modes: set[str] = set()
         self._max_bytes = 1 << 22
         self._backslashes = True
+        self._row_alias = False
         self.errors: tuple[type[Exception], ...] = (
             pymysql.Error,
             sa.exc.SQLAlchemyError,
@@ -266,6 +347,7 @@ class MySql:
         precision = None if disable_datetime_precision else 3
         self._types: Mapping[Kind, sa.types.TypeEngine[Any]] = {
             Kind.INT: sa.BigInteger(),
+            Kind.MAYBE: sa.BigInteger(),
             Kind.UINT: mysql_types.BIGINT(unsigned=True),
             Kind.FLOAT: mysql_types.DOUBLE(),
             Kind.BOOL: sa.Boolean(),
@@ -314,6 +396,8 @@ class MySql:
         self._modes = set(str(row[0]).split(","))
         self._max_bytes = int(row[1])
         driver: Any = connection.connection.driver_connection
+        # VALUES() is on its way out of MySQL; MariaDB does not know what replaces it.
+        self._row_alias = _has_row_alias(driver.get_server_info())
         no_escapes = SERVER_STATUS.SERVER_STATUS_NO_BACKSLASH_ESCAPES
         self._backslashes = not driver.server_status & no_escapes
 
@@ -328,6 +412,27 @@ class MySql:
             max_bytes=min(self._max_bytes, 1 << 24),
         )
 
+    upserter = encoder
+
+    def upsert(self, table: str) -> Upsert:
+        """Return the words of ON DUPLICATE KEY, old or new."""
+        words = " ON DUPLICATE KEY UPDATE "
+        if self._row_alias:
+            words = f" AS incoming{words}"
+            return Upsert(table, table, "incoming.{}", words, lock=" FOR UPDATE")
+        return Upsert(table, table, "VALUES({})", words, lock=" FOR UPDATE")
+
+    def widths(self, connection: sa.Connection, table: str) -> dict[str, int]:
+        """Return the lengths of VARCHAR columns."""
+        *schema, name = table.replace("`", "").split(".")
+        found = connection.exec_driver_sql(
+            "SELECT column_name, character_maximum_length"
+            " FROM information_schema.columns WHERE data_type = 'varchar'"
+            " AND table_schema = COALESCE(%s, DATABASE()) AND table_name = %s",
+            (schema[0] if schema else None, name),
+        )
+        return {str(row[0]).lower(): int(row[1]) for row in found}
+
     def type(self, column: Column, *, indexed: bool) -> sa.types.TypeEngine[Any]:
         """Return the type of a new column."""
         return self._types.get(column.kind, mysql_types.LONGTEXT())
@@ -338,9 +443,23 @@ class MySql:
         """Indexes come with the table: no transaction would hold them together."""
         return _plain_create(table, [*columns, *((index, "") for index in indexes)], ())
 
-    def index(self, name: str, table: str, columns: Sequence[str]) -> str:
+    def index(
+        self, name: str, table: str, columns: Sequence[str], *, later: bool = False
+    ) -> str:
         """Return the part of a CREATE TABLE."""
-        return f"KEY {name} ({', '.join(columns)})"
+        head = f"ALTER TABLE {table} ADD " if later else ""
+        return f"{head}KEY {name} ({', '.join(columns)})"
+
+    def has_index(self, connection: sa.Connection, table: str, name: str) -> bool:
+        """Look into the statistics of the current database."""
+        *schema, base = table.replace("`", "").split(".")
+        found = connection.exec_driver_sql(
+            "SELECT 1 FROM information_schema.statistics"
+            " WHERE table_schema = COALESCE(%s, DATABASE()) AND table_name = %s"
+            " AND index_name = %s",
+            (schema[0] if schema else None, base, name),
+        )
+        return found.first() is not None
 
     def lock(self, connection: sa.Connection) -> None:
         """Each statement about a table is whole by itself."""
@@ -385,6 +504,7 @@ class Sqlite:
     name = "sqlite"
     _TYPES: Final[Mapping[Kind, sa.types.TypeEngine[Any]]] = {
         Kind.INT: sa.Integer(),
+        Kind.MAYBE: sa.Integer(),
         Kind.UINT: sa.Integer(),
         Kind.FLOAT: sa.REAL(),
         Kind.BOOL: sa.NUMERIC(),
@@ -427,15 +547,34 @@ class Sqlite:
         """Return the encoder for parameters."""
         return SqliteRows(columns, quoted)
 
+    upserter = encoder
+
+    def upsert(self, table: str) -> Upsert:
+        """Return the words of ON CONFLICT."""
+        return Upsert(f"{table} AS stored", "stored", "excluded.{}", _ON_CONFLICT)
+
+    def widths(self, connection: sa.Connection, table: str) -> dict[str, int]:
+        """Texts have no bound."""
+        return {}
+
     def type(self, column: Column, *, indexed: bool) -> sa.types.TypeEngine[Any]:
         """Return the type of a new column."""
         return self._TYPES.get(column.kind, sa.Text())
 
     create = staticmethod(_plain_create)
 
-    def index(self, name: str, table: str, columns: Sequence[str]) -> str:
+    def index(
+        self, name: str, table: str, columns: Sequence[str], *, later: bool = False
+    ) -> str:
         """Return the statement that makes an index."""
         return f"CREATE INDEX IF NOT EXISTS {name} ON {table} ({', '.join(columns)})"
+
+    def has_index(self, connection: sa.Connection, table: str, name: str) -> bool:
+        """Look among all indexes: their names are those of the file."""
+        found = connection.exec_driver_sql(
+            "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = ?", (name,)
+        )
+        return found.first() is not None
 
     def lock(self, connection: sa.Connection) -> None:
         """A transaction is alone anyway."""

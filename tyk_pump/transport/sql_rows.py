@@ -36,21 +36,32 @@ class Encoder(Protocol):
     def row(self, record: Any) -> Any:
         """Return a record's row; CodecError says what of it the table cannot hold."""
 
-    def insert(self, cursor: Any, table: str, rows: Sequence[Any]) -> None:
-        """Insert rows into a table whose name is quoted."""
+    def insert(
+        self, cursor: Any, table: str, rows: Sequence[Any], conflict: str = ""
+    ) -> None:
+        """Insert rows into a table whose name is quoted.
+
+        `conflict` is the statement's end: what to do with a row that is there.
+        """
 
 
 class _Values:
-    """Reads the values of a row out of a record."""
+    """Reads the values of a row out of a record.
+
+    Where no column has a source the record is the list of its values.
+    """
 
     def __init__(
         self,
         columns: Sequence[Column],
         convert: Callable[[Column], Convert | None],
     ) -> None:
-        # Two at least, else the getter returns no tuple.
         paths = [column.source for column in columns]
-        self._read: Callable[[Any], tuple[Any, ...]] = attrgetter(*paths, "__class__")
+        self._read: Callable[[Any], Sequence[Any]] = _whole
+        if any(paths):
+            # Two at least, else the getter returns no tuple.
+            self._read = attrgetter(*paths, "__class__")
+        self._size = len(columns)
         self._changes = []
         for at, column in enumerate(columns):
             change = _both(column.make, convert(column))
@@ -61,10 +72,14 @@ class _Values:
     def of(self, record: Any) -> list[Any]:
         """Return the values in the order of the columns."""
         values = list(self._read(record))
-        del values[-1]
+        del values[self._size :]
         for at, change in self._changes:
             values[at] = change(values[at])
         return values
+
+
+def _whole(record: Sequence[Any]) -> Sequence[Any]:
+    return record
 
 
 def _both(first: Convert | None, then: Convert | None) -> Convert | None:
@@ -120,8 +135,11 @@ class PostgresRows:
             values[at] = _copied(values[at])
         return (self._template % tuple(values)).encode()
 
-    def insert(self, cursor: Any, table: str, rows: Sequence[bytes]) -> None:
-        """Copy lines into a table."""
+    def insert(
+        self, cursor: Any, table: str, rows: Sequence[bytes], conflict: str = ""
+    ) -> None:
+        """Copy lines into a table; COPY knows nothing of rows that are there."""
+        assert not conflict
         with cursor.copy(f"COPY {table} ({self._columns}) FROM STDIN") as copy:
             for part in _parts(rows, COPY_BYTES):
                 copy.write(b"".join(part))
@@ -140,6 +158,63 @@ def _copied(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r", "\\r")
     return text
+
+
+class PostgresArrays:
+    """Columns as arrays, one each: an INSERT of any size in one short statement.
+
+    Other than COPY it can be told what to do with rows that are there.
+    """
+
+    def __init__(
+        self, columns: Sequence[Column], quoted: Sequence[str], types: Sequence[str]
+    ) -> None:
+        self._values = _Values(columns, self._convert)
+        self._columns = ", ".join(quoted)
+        self._arrays = ", ".join(f"%s::{kind}[]" for kind in types)
+
+    @staticmethod
+    def _convert(column: Column) -> Convert | None:
+        changes: dict[Kind, Convert] = {
+            Kind.INT: str,
+            Kind.MAYBE: _maybe,
+            Kind.FLOAT: _float,
+            Kind.TIME: _quoted_time,
+        }
+        return _element if is_text(column.kind) else changes[column.kind]
+
+    def row(self, record: Any) -> list[str]:
+        """Return a record's values as they stand in arrays."""
+        return self._values.of(record)
+
+    def insert(
+        self, cursor: Any, table: str, rows: Sequence[list[str]], conflict: str = ""
+    ) -> None:
+        """Insert rows in their order by one statement."""
+        arrays = [f"{{{','.join(column)}}}" for column in zip(*rows, strict=True)]
+        cursor.execute(
+            f"INSERT INTO {table} ({self._columns})"
+            f" SELECT * FROM unnest({self._arrays}){conflict}",
+            arrays,
+        )
+
+
+def _element(text: str) -> str:
+    """Return a text as an element of an array."""
+    if text.isalnum() and text.isascii() and text.upper() != "NULL":
+        return text
+    text = mended(text)
+    if "\0" in text:
+        text = text.replace("\0", _REPLACEMENT)
+    if "\\" in text:
+        text = text.replace("\\", "\\\\")
+    if '"' in text:
+        text = text.replace('"', '\\"')
+    return f'"{text}"'
+
+
+def _quoted_time(time: Time) -> str:
+    return f'"{postgres_time(time)}"'
 
 
 class MySqlRows:
@@ -176,6 +251,7 @@ class MySqlRows:
         changes: dict[Kind, Convert] = {
             Kind.LIST: list_text,
             Kind.MAP: map_text,
+            Kind.MAYBE: _maybe,
             Kind.FLOAT: _double,
             Kind.TIME: self._time,
         }
@@ -214,11 +290,14 @@ class MySqlRows:
             values[at] = self._escape(mended(values[at]))
         return (self._template % tuple(values)).encode()
 
-    def insert(self, cursor: Any, table: str, rows: Sequence[bytes]) -> None:
+    def insert(
+        self, cursor: Any, table: str, rows: Sequence[bytes], conflict: str = ""
+    ) -> None:
         """Insert rows by as few statements as the server's limit allows."""
         head = f"INSERT INTO {table} ({self._columns}) VALUES ".encode()
-        for part in _parts(rows, self._max_bytes):
-            cursor.execute(head + b",".join(part))
+        end = conflict.encode()
+        for part in _parts(rows, self._max_bytes - len(end)):
+            cursor.execute(head + b",".join(part) + end)
 
 
 def _escaped(text: str) -> str:
@@ -258,10 +337,16 @@ class SqliteRows:
             values[at] = mended(values[at])
         return tuple(values)
 
-    def insert(self, cursor: Any, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    def insert(
+        self,
+        cursor: Any,
+        table: str,
+        rows: Sequence[tuple[Any, ...]],
+        conflict: str = "",
+    ) -> None:
         """Insert rows by one statement, executed again and again."""
         statement = f"INSERT INTO {table} ({self._columns}) VALUES ({self._marks})"
-        cursor.executemany(statement, rows)
+        cursor.executemany(statement + conflict, rows)
 
 
 def mended(text: str) -> str:
@@ -273,6 +358,10 @@ def mended(text: str) -> str:
 
 def _capped(number: int) -> int:
     return number if number <= MAX_INT else MAX_INT
+
+
+def _maybe(number: int | None) -> str:
+    return "NULL" if number is None else str(number)
 
 
 def _float(number: float) -> str:
