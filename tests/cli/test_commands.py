@@ -25,6 +25,8 @@ from tyk_pump.coordinator.demo_options import DemoOptions
 from tyk_pump.coordinator.snapshot import PumpSnapshot, Snapshot
 from tyk_pump.errors import StateError
 from tyk_pump.record import analytics, wire
+from tyk_pump.record.uptime import UptimeRecord
+from tyk_pump.source.lists import UPTIME_LIST
 from tyk_pump.state.file import StateFile
 from tyk_pump.state.folder import StateFolder
 from tyk_pump.worker.outcome import DeadRecord
@@ -360,3 +362,24 @@ def test_a_table_is_aligned_whatever_its_colours() -> None:
     lines = click.unstyle(table(("NAME", "N"), rows, " r")).splitlines()
     assert lines == ["NAME    N", "a       1", "long  100"]
     assert os.linesep == "\n"
+
+
+def test_letters_of_the_uptime_pump(
+    conf: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are named by its name in small letters, and shown as what they are."""
+    report = UptimeRecord(url="http://up", timestamp=(1_773_478_800, 0))
+    folder = Path(conf).parent / "pump.state"
+    folder.mkdir(exist_ok=True)
+    letters = [DeadRecord(1, "S:1", "refused", wire.pack_uptime(report))]
+    with contextlib.closing(StateFile(folder / "state.sqlite")) as file:
+        file.store_dead("uptime", UPTIME_LIST, "uptime", letters, 1_700_000_000.0)
+        file.store_dead("UPTIME", "analytics", "msgpack", letters, 1_700_000_000.0)
+    command = ["dead-letters", "list", "--conf", conf, "--json", "--pump"]
+    assert main([*command, "uptime"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["pump"] == "uptime"
+    number = str(found["id"])
+    assert main(["dead-letters", "show", "--json", number, "--conf", conf]) == 0
+    record = json.loads(capsys.readouterr().out)["record"]
+    assert (record["URL"], record["TimeStamp"]) == ("http://up", "2026-03-14T09:00:00Z")

@@ -13,6 +13,7 @@ from tyk_pump.config.root import PumpConfig
 
 FILE: dict[str, Any] = {"pumps": {"dummy": {}}}
 URL = "mongodb://127.0.0.1/tyk_analytics"
+DSN = "host=localhost dbname=tyk"
 PREFIX = "TYK_PMP_UPTIMEPUMPCONFIG_"
 
 
@@ -38,6 +39,17 @@ def test_mongo_unless_sql_is_said(read: Read, kind: str | None) -> None:
     assert found.options.collection == "tyk_uptime_analytics"
     assert config.warnings == []
     assert config.uptime_left == ""
+
+
+def test_sql(read: Read) -> None:
+    """`type` is the kind of database, as with the sql pump."""
+    section = {"uptime_type": "sql", "type": "postgres", "connection_string": DSN}
+    config = with_file(read, {**section, "table_sharding": True})
+    found = uptime(config)
+    assert (found.type, found.fault) == ("uptime-sql", "")
+    assert found.options.connection_string.reveal() == DSN
+    assert found.options.table_sharding
+    assert config.warnings == []
 
 
 def test_another_type_is_mongo_with_a_warning(read: Read) -> None:
@@ -82,6 +94,7 @@ def test_no_word_of_it(read: Read) -> None:
     [
         ({"collection_name": "c"}, "uptime_pump_config.mongo_url: missing"),
         ({"mongo_url": "x"}, "uptime_pump_config.mongo_url: does not begin with"),
+        ({"uptime_type": "sql"}, "uptime_pump_config.type: missing"),
         ({"uptime_type": 3, "mongo_url": URL}, "uptime_pump_config.uptime_type: "),
         (
             {"mongo_url": URL, "mongo_db_type": "0"},
@@ -99,6 +112,37 @@ def test_a_fault_is_the_uptime_pump_s_alone(
     assert found.fault.startswith(fault)
     assert found.options is None
     assert config.pumps[0].fault == ""
+
+
+def test_variables(read: Read) -> None:
+    """They win over the file, and need none."""
+    config = with_file(
+        read,
+        {"mongo_url": "mongodb://file/db", "collection_name": "c"},
+        **{
+            f"{PREFIX}MONGOURL": URL,
+            f"{PREFIX}USECOLLECTIONNAME": "true",
+            f"{PREFIX}MONGO_DB_TYPE": "1",
+        },
+    )
+    options = uptime(config).options
+    assert (options.mongo_url.reveal(), options.collection) == (URL, "c")
+    assert options.mongo_db_type == 1
+    config = read(
+        FILE,
+        **{
+            f"{PREFIX}UPTIMETYPE": "sql",
+            f"{PREFIX}TYPE": "postgres",
+            f"{PREFIX}CONNECTIONSTRING": DSN,
+            f"{PREFIX}TABLESHARDING": "1",
+            f"{PREFIX}POSTGRES_PREFERSIMPLEPROTOCOL": "true",
+        },
+    )
+    assert config.warnings == []
+    found = uptime(config)
+    assert (found.type, found.fault) == ("uptime-sql", "")
+    assert found.options.table_sharding
+    assert found.options.postgres.prefer_simple_protocol
 
 
 def test_a_bad_variable_is_named(read: Read) -> None:
@@ -123,6 +167,23 @@ def test_variables_of_old_versions(read: Read) -> None:
     options = uptime(config).options
     assert options.mongo_url == Secret(newer)
     assert options.collection_name == "c"
+
+
+def test_options_of_the_other_kind_do_nothing(read: Read) -> None:
+    """They are known, so nobody takes them for a slip; what nobody knows is one."""
+    config = with_file(
+        read,
+        {"mongo_url": URL, "batch_size": 5, "type": "", "colection_name": "x"},
+        **{f"{PREFIX}CONNECTIONSTRING": DSN, f"{PREFIX}NONSENSE": "1"},
+    )
+    nothing = "without effect on uptime-mongo, see uptime_type"
+    assert config.warnings == [
+        f"uptime_pump_config.batch_size: {nothing}",
+        "uptime_pump_config.colection_name: unknown option, nearest is collection_name",
+        f"{PREFIX}CONNECTIONSTRING: {nothing}",
+        f"{PREFIX}NONSENSE: unknown variable, nearest is {PREFIX}MONGOUSESSL",
+    ]
+    assert uptime(config).fault == ""
 
 
 def test_no_pump_of_the_file_is_the_uptime_pump(read: Read) -> None:

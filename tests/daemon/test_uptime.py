@@ -24,7 +24,9 @@ from tests.daemon.harness import (
     wait_for,
 )
 from tests.servers import free_port
+from tests.servers.database import Database, Databases
 from tests.servers.mongo import MongoServer
+from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 from tyk_pump.record import wire
 from tyk_pump.record.uptime import UptimeRecord
@@ -71,6 +73,37 @@ def mongo_daemon(folder: Path, redis_port: int, url: str, **settings: Any) -> Da
         uptime_pump_config={"mongo_url": url},
         **settings,
     )
+
+
+def sql_daemon(
+    folder: Path, redis_port: int, database: Database, **settings: Any
+) -> Daemon:
+    """Return an instance with a csv pump and the uptime pump into SQL."""
+    section = {
+        "uptime_type": "sql",
+        "type": database.dialect,
+        "connection_string": database.dsn,
+    }
+    return Daemon(
+        folder,
+        redis_port,
+        csv_pump(folder / "csv"),
+        dont_purge_uptime_data=False,
+        uptime_pump_config=section,
+        **settings,
+    )
+
+
+def hits(database: Database, dimension: str = "url") -> Counter[tuple[str, int]]:
+    """Return the hits of each value of a dimension by hour."""
+    if COLLECTION not in database.tables():
+        return Counter()
+    rows = database.query(
+        "SELECT dimension_value, timestamp, counter_hits FROM tyk_uptime_analytics"
+        " WHERE dimension = %s",
+        dimension,
+    )
+    return Counter({(value, start): count for value, start, count in rows})
 
 
 def urls(server: MongoServer) -> Counter[str]:
@@ -242,4 +275,74 @@ def test_killed_at_random_moments(
         assert daemon.stop() == 0
     assert urls(mongo_server) == expected(pushed)
     assert_exactly_once(tmp_path / "csv", names)
+    assert client.keys("*claim*") == []
+
+
+@pytest.mark.parametrize("kind", ["postgres_server", "maria_server"])
+def test_reports_are_counted_by_the_hour(
+    tmp_path: Path,
+    redis_server: RedisServer,
+    request: pytest.FixtureRequest,
+    kind: str,
+) -> None:
+    """Into SQL: a row per URL, error and hour; what is no report is a letter."""
+    servers: Databases = request.getfixturevalue(kind)
+    database = servers.database()
+    client = redis_server.client()
+    with sql_daemon(tmp_path, redis_server.port, database) as daemon:
+        daemon.start().wait_ready()
+        push(client, ["a"])
+        for start in (HOUR, HOUR + 3600):
+            for code in (200, 200, 503):
+                fields = {"timestamp": (start + 5, 0), "response_code": code}
+                client.rpush(UPTIME_LIST, report(1, **fields))
+        client.rpush(UPTIME_LIST, b"no report", report(2, org_id=""))
+        wait_for("the letter", lambda: daemon.pump("uptime")["dead"] == 1)
+        wait_for("the end", lambda: daemon.pump("uptime")["pending"] == 0)
+        assert daemon.pump("uptime")["delivered"] == 7
+        assert daemon.pump("uptime")["type"] == "uptime-sql"
+        assert daemon.command("check").returncode == 0
+        assert daemon.stop() == 0
+    assert hits(database) == {("http://up/1", HOUR): 3, ("http://up/1", HOUR + 3600): 3}
+    assert hits(database, "errors") == {("503", HOUR): 1, ("503", HOUR + 3600): 1}
+    assert hits(database, "") == {("total", HOUR): 3, ("total", HOUR + 3600): 3}
+    assert_exactly_once(tmp_path / "csv", ["a"])
+
+
+@pytest.mark.timeout(300 + 10 * KILLS)
+def test_counted_once_by_two_instances_that_are_killed(
+    tmp_path: Path, redis_server: RedisServer, postgres_server: PostgresServer
+) -> None:
+    """kill -9 of one of two at random moments: the sums are exact."""
+    client = redis_server.client()
+    database = postgres_server.database()
+    chance = random.Random(4)
+    pushed = 0
+    one, other = (
+        sql_daemon(tmp_path / name, redis_server.port, database, window_records=20)
+        for name in "ab"
+    )
+    with one, other:
+        other.start()
+        for _ in range(KILLS):
+            one.start()
+            for _ in range(3):
+                more = chance.randrange(1, 100)
+                push_reports(client, range(pushed, pushed + more))
+                pushed += more
+                time.sleep(chance.random() * 0.3)
+            one.kill()
+        one.start().wait_ready()
+
+        def total() -> int:
+            return sum(hits(database).values())
+
+        wait_for("all reports", lambda: total() >= pushed)
+        for daemon in (one, other):
+            wait_for("the end", lambda: daemon.pump("uptime")["pending"] == 0)  # noqa: B023
+            assert daemon.pump("uptime")["dead"] == 0
+            assert daemon.stop() == 0
+    found = Counter(name for name, _ in hits(database).elements())
+    assert found == expected(pushed)
+    assert hits(database, "") == {("total", HOUR): pushed}
     assert client.keys("*claim*") == []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from redis.crc import key_slot
 
 from tests.servers.redis import RedisServer
@@ -28,17 +30,21 @@ from tests.source.world import (
     FaultyLink,
     end_leases,
     make_source,
+    options,
     push,
 )
+from tyk_pump.config.options import Secret
 from tyk_pump.errors import SourceError
 from tyk_pump.source.claims import Source, Stream
 from tyk_pump.source.lists import (
     UPTIME_LIST,
+    acl_commands,
     acl_patterns,
     claim_key,
     lists,
     prefix_fault,
 )
+from tyk_pump.source.redis import Link
 
 CALLS = [b"call%d" % n for n in range(5)]
 REPORTS = [b"report%d" % n for n in range(7)]
@@ -217,6 +223,46 @@ def test_an_intent_of_a_removed_pump_stays_one(
     last.round()
     last.round()
     assert drained(last, "uptime") == REPORTS
+
+
+def test_a_user_for_these_keys_only(
+    tmp_path: Path, make_redis: Callable[..., RedisServer]
+) -> None:
+    """The patterns that `check` prints are enough, and no more than is needed."""
+    patterns = " ".join(acl_patterns("analytics-", uptime=True))
+    acl = tmp_path / "users.acl"
+    acl.write_text(
+        f"user pump on >secret {patterns} {acl_commands()}\n"
+        "user default on nopass ~* &* +@all\n"
+    )
+    server = make_redis(aclfile=str(acl))
+    push(server, UPTIME_LIST, REPORTS)
+    made = options(server, username="pump", password=Secret("secret"))
+    with contextlib.closing(Link(made)) as link:
+        source = make_source(link, fields=BOTH)
+        source.start()
+        source.round()
+        assert drained(source, "uptime") == REPORTS
+        source.give_back()
+        (refused,) = link.execute([("LLEN", "host-checker:other")])
+        assert "NOPERM" in str(refused) or "permission" in str(refused)
+    assert_clean(server, "acl")
+
+
+def test_a_cluster(redis_cluster: list[RedisServer]) -> None:
+    """The claim stands in the slot of the list, whichever node has it."""
+    made = options(redis_cluster[0], enable_cluster=True)
+    gateway = redis.RedisCluster(host="127.0.0.1", port=redis_cluster[0].port)
+    gateway.rpush(UPTIME_LIST, *REPORTS)
+    gateway.rpush(LIST, *CALLS)
+    with contextlib.closing(Link(made)) as link:
+        source = make_source(link, fields=BOTH)
+        source.start()
+        source.round()
+        assert drained(source, "uptime") == REPORTS
+        assert drained(source, "P") == CALLS
+        source.give_back()
+    gateway.close()
 
 
 @pytest.mark.parametrize("fault", [die_before, die_after, die_within, answer_lost])

@@ -41,7 +41,7 @@ def test_a_repeat_replaces(file: StateFile) -> None:
     store(file, dead(1, "still none"))
     store(file, dead(1), pump="STDOUT")
     assert file.counts() == {"CSV": 2, "STDOUT": 1}
-    first, second = file.letters(pump="csv")
+    first, second = file.letters(pump="CSV")
     assert (first.reason, first.refusals) == ("still none", 2)
     assert (second.reason, second.refusals) == ("no such field", 1)
 

@@ -22,7 +22,8 @@ from tyk_pump.cli.common import (
 from tyk_pump.cursors import pump_named
 from tyk_pump.errors import CodecError
 from tyk_pump.log import rfc3339
-from tyk_pump.record import analytics, codec
+from tyk_pump.record import analytics, codec, gotime, uptime
+from tyk_pump.record.uptime import UptimeRecord
 from tyk_pump.state.file import Letter, StateFile
 from tyk_pump.state.folder import FILE_NAME
 from tyk_pump.ulid import ulid
@@ -216,10 +217,20 @@ def _decoded(letter: Letter) -> object:
     """Return the record as JSON shows it, None where the bytes are no record."""
     from tyk_pump.record import json as record_json
 
-    kind: codec.Codec = "protobuf" if letter.codec == "protobuf" else "msgpack"
     try:
-        record = codec.decoder(kind, analytics.ALL)(letter.raw)
+        record = codec.reader(letter.codec, analytics.ALL)(letter.raw)
+        if isinstance(record, UptimeRecord):
+            return _report(record)
         found: object = msgspec.json.decode(record_json.encode(record))
     except CodecError:
         return None
     return found
+
+
+def _report(report: UptimeRecord) -> dict[str, object]:
+    """Return an uptime report by the names that it travels under."""
+    shown = {name: getattr(report, own) for own, name in uptime.WIRE_NAMES.items()}
+    for name, value in shown.items():
+        if isinstance(value, tuple):
+            shown[name] = gotime.rfc3339_any_year(value)
+    return shown

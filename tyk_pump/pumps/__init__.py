@@ -40,6 +40,7 @@ REGISTRY: Final[dict[str, str]] = {
 
 UPTIME: Final[dict[str, str]] = {
     "uptime-mongo": "tyk_pump.pumps.uptime_mongo:UptimeMongoPump",
+    "uptime-sql": "tyk_pump.pumps.uptime_sql:UptimeSqlPump",
 }
 """The types that `uptime_pump_config` stands for; none that `pumps` may name."""
 

@@ -155,7 +155,7 @@ class StateFile:
                 """SELECT id, pump, record_id, list, codec, reason, at, refusals,
                     replay_stream IS NOT NULL, length(raw)
                 FROM dead_letters
-                WHERE id > :after AND (:pump = '' OR pump = :pump COLLATE NOCASE)
+                WHERE id > :after AND (:pump = '' OR pump = :pump)
                     AND (:reason = '' OR instr(lower(reason), lower(:reason)) > 0)
                     AND at >= :since
                 ORDER BY id LIMIT :limit""",

@@ -351,10 +351,15 @@ class Tables:
     def index(self, name: str) -> None:
         """Give an older table the indexes that it lacks, while others write to it."""
         database, dialect = self._database, self._database.dialect
-        for own, parts in self._indexes(name):
+        for own, parts, older in self._indexes(name):
+            quoted = database.quote(name)
             with database.transaction() as connection:
-                there = dialect.has_index(connection, database.quote(name), own)
-            if there:
+                there = [
+                    dialect.has_index(connection, quoted, one)
+                    for one in (own, older)
+                    if one
+                ]
+            if any(there):
                 continue
             statement = dialect.index(
                 database.quote(own), database.quote(name), parts, later=True
@@ -373,12 +378,13 @@ class Tables:
             else:
                 log.info("index made", extra={"reason": own})
 
-    def _indexes(self, name: str) -> Iterator[tuple[str, list[str]]]:
-        """Yield the names of a table's indexes, and their columns as they name them."""
+    def _indexes(self, name: str) -> Iterator[tuple[str, list[str], str]]:
+        """Yield the names of a table's indexes, their columns as they name them, and
+        the names that they may have in older tables."""
         base = name.rpartition(".")[2]
         for index in self._table.indexes:
             parts = [self._indexed(column) for column in index.columns]
-            yield f"{base}_{index.name}", parts
+            yield f"{base}_{index.name}", parts, index.older
 
     def _columns(self, name: str) -> set[str]:
         with self._database.transaction() as connection:
@@ -393,7 +399,7 @@ class Tables:
             columns.append((f"PRIMARY KEY ({', '.join(keys)})", ""))
         indexes = [
             dialect.index(quote(own), quote(name), parts)
-            for own, parts in self._indexes(name)
+            for own, parts, _ in self._indexes(name)
         ]
         with self._database.transaction() as connection:
             dialect.lock(connection)

@@ -44,6 +44,8 @@ class Index(msgspec.Struct, frozen=True):
 
     name: str
     columns: tuple[str, ...]
+    older: str = ""
+    """Whole name of the same index in tables that the reference has made."""
 
 
 class Upsert(msgspec.Struct, frozen=True):
