@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tyk_pump
+from tyk_pump import pumps
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tyk_pump"
@@ -277,3 +278,10 @@ def test_every_test_folder_is_a_package() -> None:
     """Two files of one name in two folders must not collide."""
     folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
     assert [f for f in folders if not (f / "__init__.py").exists()] == []
+
+
+def test_the_readme_names_every_pump() -> None:
+    """Its table and the registry have the same types."""
+    table = (ROOT / "README.md").read_text().partition("Back ends of this version")[2]
+    rows = table.partition("Uptime reports")[0]
+    assert set(re.findall(r"`([a-z0-9_-]+)`", rows)) - {"type"} == set(pumps.REGISTRY)
