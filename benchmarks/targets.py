@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import msgspec
 
-from benchmarks.sinks import Sink
+from benchmarks.sinks import KINDS, Sink
+from tyk_pump.pumps import REGISTRY
 
 Meta = Callable[[str], dict[str, Any]]
-"""Makes the options from the address `host:port` of the sink."""
+"""Makes the options from what the sink is reached by: `host:port`, a DSN, a folder."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -26,7 +27,8 @@ class Target(msgspec.Struct, frozen=True):
 
     meta: Meta
     sink: str = "http"
-    """Kind of the sink; "" where a folder or nothing at all takes the records."""
+    """Kind of the sink, or a server of the tests; "" where a folder or nothing at all
+    takes the records."""
 
 
 class AbsentError(Exception):
@@ -41,6 +43,10 @@ GRAYLOG: Final = (
 
 def _nothing(_: str) -> dict[str, Any]:
     return {}
+
+
+def _postgres(dsn: str) -> dict[str, Any]:
+    return {"type": "postgres", "connection_string": dsn}
 
 
 TARGETS: Final[dict[str, Target]] = {
@@ -61,6 +67,12 @@ TARGETS: Final[dict[str, Target]] = {
     "mongo": Target(
         lambda at: {"mongo_url": f"mongodb://{at}/b", "collection_name": "c"}, "mongo"
     ),
+    # Documents come back from an update and are read: that takes a real server.
+    "mongo-pump-aggregate": Target(
+        lambda at: {"mongo_url": f"mongodb://{at}/b"}, "ferretdb"
+    ),
+    "sql": Target(_postgres, "postgres"),
+    "sql_aggregate": Target(_postgres, "postgres"),
     "kafka": Target(lambda at: {"broker": [at], "topic": "bench"}, "kafka"),
     "splunk": Target(
         lambda at: {
@@ -118,7 +130,7 @@ ALONE: Final = tuple(TARGETS)
 
 def kind(way: str) -> str:
     """Return the type of the pump that a way measures."""
-    return way.partition("-")[0]
+    return way if way in REGISTRY else way.partition("-")[0]
 
 
 @contextlib.contextmanager
@@ -129,9 +141,9 @@ def sections(ways: list[str], folder: Path) -> Iterator[dict[str, Any]]:
         for way in ways:
             target = TARGETS[way]
             at = str(folder)
-            if target.sink == "kafka":
-                at = stack.enter_context(broker(folder))
-            elif target.sink:
+            if target.sink in SERVERS:
+                at = stack.enter_context(SERVERS[target.sink](folder / way))
+            elif target.sink in KINDS:
                 at = f"127.0.0.1:{stack.enter_context(Sink(target.sink)).port}"
             meta = target.meta(at)
             # As if it had been read from a file.
@@ -154,3 +166,31 @@ def broker(folder: Path) -> Iterator[str]:
         yield server.plaintext
     finally:
         server.kill()
+
+
+@contextlib.contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """Start PostgreSQL as the tests do; AbsentError where it is not installed."""
+    from tests.servers.postgres import PostgresServer, programs
+
+    if programs() is None:
+        raise AbsentError("PostgreSQL is not installed")
+    room = {"shared_buffers": "256MB", "max_wal_size": "4GB"}
+    with PostgresServer(folder, settings=room) as server:
+        yield server.database().dsn
+
+
+@contextlib.contextmanager
+def ferretdb(folder: Path) -> Iterator[str]:
+    """Start the MongoDB of the tests; AbsentError where it is not prepared."""
+    from tests.servers.go import FERRETDB
+    from tests.servers.mongo import MongoServer
+
+    if not FERRETDB.folder.is_dir():
+        raise AbsentError("FerretDB is not prepared: run `make servers`")
+    with MongoServer(folder) as server:
+        yield f"127.0.0.1:{server.port}"
+
+
+SERVERS: Final = {"kafka": broker, "postgres": postgres, "ferretdb": ferretdb}
+"""What is more than a sink: programs that the tests start, too."""

@@ -98,7 +98,7 @@ class PostgresServer(Server):
         settings: dict[str, str] | None = None,
         watched: int | None = None,
     ) -> None:
-        self._programs = _programs()
+        self._programs = programs() or absent("postgresql")
         self.port = free_port()
         self.data = folder / "data"
         self._settings = {
@@ -212,11 +212,11 @@ def start(folder: Path, watched: int, authority: Authority) -> Facts:
     return {"pids": [server.process.pid], "port": server.port}
 
 
-def _programs() -> Path:
+def programs() -> Path | None:
     """Return the folder of the newest version that is installed."""
     found = Path("/usr/lib/postgresql").glob("*/bin/postgres")
     newest = max(found, key=lambda path: int(path.parts[-3]), default=None)
-    return newest.parent if newest else absent("postgresql")
+    return newest.parent if newest else None
 
 
 def _children(pid: int) -> list[int]:
