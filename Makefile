@@ -1,10 +1,12 @@
 # `make` alone lists the targets. VENV names the virtual environment, PYTHON the
 # interpreter it is made from, JOBS how many tests run side by side,
-# KILLS how many kills `make torture` deals out in each of its tests.
+# KILLS how many kills `make torture` deals out in each of its tests, RECORDS how many
+# records its audit of the stores sends.
 
 VENV ?= .venv
 JOBS ?= 4
 KILLS ?= 300
+RECORDS ?= 100000
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	&& echo $$p && break; done)
@@ -55,7 +57,8 @@ golden: $(READY) ## Compare with what the reference sent, and print the differen
 	$(RUN) -m pytest -n $(JOBS) -vv tests/golden
 
 torture: $(READY) ## Kill and freeze processes under load, hundreds of times
-	TYK_PUMP_KILLS=$(KILLS) $(RUN) -m pytest -v tests/daemon/test_kills.py tests/daemon/test_mix.py
+	TYK_PUMP_KILLS=$(KILLS) TYK_PUMP_RECORDS=$(RECORDS) $(RUN) -m pytest -v \
+		tests/daemon/test_kills.py tests/daemon/test_mix.py tests/daemon/test_audit.py
 
 bench: $(READY) ## Measure each stage and the whole way
 	$(RUN) -m benchmarks.run

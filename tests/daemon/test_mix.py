@@ -9,7 +9,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +68,16 @@ def dead_letters(daemon: Daemon) -> list[Any]:
     return found
 
 
-def strike(daemon: Daemon, chance: random.Random) -> None:
+STRIKES = ("worker", "worker", "coordinator", "freeze", "pause")
+
+
+def strike(
+    daemon: Daemon, chance: random.Random, strikes: Sequence[str] = STRIKES
+) -> None:
     """Kill or freeze one process of the running command."""
     workers = daemon.children()
     worker = chance.choice(workers) if workers else daemon.pid
-    what = chance.choice(("worker", "worker", "coordinator", "freeze", "pause"))
+    what = chance.choice(strikes)
     with contextlib.suppress(ProcessLookupError):
         if what == "coordinator":
             daemon.kill()
