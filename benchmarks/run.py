@@ -30,6 +30,8 @@ def main() -> int:
         raws = yardstick.small(raws)
     elif options.cut_bodies:
         raws = yardstick.without_bodies(raws)
+    if options.one_hour:
+        raws = yardstick.in_one_hour(raws)
     size = sum(map(len, raws)) / len(raws)
     results: dict[str, Any] = {"python": platform.python_version(), "bytes": size}
     if not options.json:
@@ -68,6 +70,12 @@ def arguments() -> argparse.ArgumentParser:
         "--small",
         action="store_true",
         help="nor what older gateways do not write: about 650 bytes each",
+    )
+    parser.add_argument(
+        "--one-hour",
+        action="store_true",
+        help="all of one hour, as live traffic is; else of two days, which aggregates "
+        "have a document or rows for each hour of",
     )
     parser.add_argument("--server", help="path of the server to use")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

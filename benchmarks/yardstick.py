@@ -54,6 +54,15 @@ def small(raws: Sequence[bytes]) -> list[bytes]:
     return [changed(raw, dict.fromkeys(BODIES, ""), YOUNG) for raw in raws]
 
 
+def in_one_hour(raws: Sequence[bytes]) -> list[bytes]:
+    """Return the records as a gateway has them ready: all of the same hour."""
+    hour = 1_773_489_600
+    times = ([hour + number % 3600, 0] for number in range(len(raws)))
+    return [
+        changed(raw, {"TimeStamp": time}) for raw, time in zip(raws, times, strict=True)
+    ]
+
+
 def changed(raw: bytes, values: dict[str, Any], drop: Collection[str] = ()) -> bytes:
     """Return a record with other values."""
     fields = {k: v for k, v in msgpack.unpackb(raw).items() if k not in drop}
