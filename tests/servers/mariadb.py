@@ -142,8 +142,12 @@ class MariaServer(Server):
             "REPAIR TABLE mysql.proc;\n"
         )
         give(self._users, _ACCOUNT)
+        # Of its own: at its start a server removes the temporary tables of others.
+        self._settings["tmpdir"] = str(self.data.with_name("tmp"))
         if self.data.exists():
             return
+        self.data.with_name("tmp").mkdir()
+        give(self.data.with_name("tmp"), _ACCOUNT)
         self.data.mkdir()
         give(self.data, _ACCOUNT)
         install = program("mariadb-install-db") or absent("mariadb-install-db")
@@ -153,6 +157,7 @@ class MariaServer(Server):
                 install,
                 "--no-defaults",
                 f"--datadir={self.data}",
+                f"--tmpdir={self._settings['tmpdir']}",
                 f"--innodb-log-file-size={self._settings['innodb-log-file-size']}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
