@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.coordinator.test_settling import handle
@@ -51,3 +52,12 @@ def test_pauses_grow_and_a_settled_frame_ends_them() -> None:
         pauses.append(worker.start_at - worker._clock.monotonic())
     assert pauses[0] <= 0.5 and pauses[-1] > 25
     assert max(pauses) <= supervisor.LONGEST_PAUSE
+
+
+def test_a_new_worker_may_be_silent_longer_until_its_first_beat() -> None:
+    """It reads its code first; afterwards `beat_timeout` counts."""
+    worker = handle()
+    worker._began = 7.0
+    worker._root = msgspec.structs.replace(worker._root, beat_timeout=0.5)
+    assert worker._patience(7.0) == supervisor.START_SECONDS
+    assert worker._patience(7.1) == 0.5

@@ -29,6 +29,9 @@ DUMP_SECONDS = 0.5
 HISTORY = 60
 TOLD_TO = "told to"
 JOIN_SECONDS = 1.0
+START_SECONDS = 30.0
+"""What a new process may take until its first beat: on a busy machine many at once
+read their code and their drivers."""
 """A killed process is gone at once, except when the kernel holds it (a dead NFS)."""
 
 _context: Any = multiprocessing.get_context("spawn")
@@ -93,6 +96,7 @@ class WorkerHandle:
         self._failed: outcome.Failed | None = None
         self._failures = 0  # in a row, for the pauses
         self._trouble_since = 0.0
+        self._began = 0.0
         self._stopping = False
         self.start_at: float | None = clock.monotonic()
         self.lease_end = 0.0
@@ -109,7 +113,7 @@ class WorkerHandle:
         made = Channel(_context, MAX_FRAMES)
         slot = made.slot
         now = self._clock.monotonic()
-        slot[channel.BEAT] = slot[channel.SINCE] = now
+        slot[channel.BEAT] = slot[channel.SINCE] = self._began = now
         slot[channel.STAGE] = channel.IDLE
         slot[channel.LEASE] = self.lease_end
         slot[channel.TROUBLE] = self._trouble_since
@@ -258,8 +262,13 @@ class WorkerHandle:
             self.counts.retried += 1
         elif stage == channel.WORK and age > self._root.stuck_timeout:
             self._shoot(f"stuck for {age:.0f} s while decoding or selecting", False)
-        elif now - slot[channel.BEAT] > self._root.beat_timeout:
+        elif now - slot[channel.BEAT] > self._patience(slot[channel.BEAT]):
             self._shoot("gives no sign of life", writing or stage != channel.WORK)
+
+    def _patience(self, beat: float) -> float:
+        """Return how long it may be silent after its last beat, if it has had one."""
+        seconds = self._root.beat_timeout
+        return max(seconds, START_SECONDS) if beat == self._began else seconds
 
     def reap(self, *, blame: bool = True) -> Sent | None:
         """Handle its end; return the frame of a single record that is poison.
