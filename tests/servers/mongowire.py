@@ -27,7 +27,7 @@ import bson
 from bson import json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
 
-from tests.servers import free_port
+from tests.servers import free_port, mongoupdate
 from tests.servers.tls import Authority
 
 Document = dict[str, Any]
@@ -262,6 +262,7 @@ class MongoWire:
             "listCollections": self._list_collections,
             "find": self._find,
             "update": self._update,
+            "findAndModify": self._find_and_modify,
             "drop": self._drop,
         }.get(command.name)
         with self._lock:
@@ -291,8 +292,44 @@ class MongoWire:
         return {"n": done, **({"writeErrors": errors} if errors else {})}
 
     def _update(self, command: Command) -> Document:
-        count = len(command.body["updates"])
-        return {"n": count, "nModified": count}
+        count, errors, upserted = 0, [], []
+        for index, one in enumerate(command.body["updates"]):
+            try:
+                found, made = self._changed(command, one["q"], one["u"], one)
+            except mongoupdate.UpdateRefusedError as exc:
+                error = {"index": index, "code": exc.code, "errmsg": str(exc)}
+                errors.append(error)
+                continue
+            count += found is not None
+            if made:
+                upserted.append({"index": index, "_id": (found or {})["_id"]})
+        reply: Document = {"n": count, "nModified": count - len(upserted)}
+        if upserted:
+            reply["upserted"] = upserted
+        return {**reply, "writeErrors": errors} if errors else reply
+
+    def _find_and_modify(self, command: Command) -> Document:
+        body = command.body
+        assert body.get("new"), "what stood there before is not kept"
+        try:
+            found, _ = self._changed(command, body["query"], body["update"], body)
+        except mongoupdate.UpdateRefusedError as exc:
+            return {"ok": 0.0, "code": exc.code, "errmsg": str(exc)}
+        return {"value": found}
+
+    def _changed(
+        self, command: Command, query: Document, update: Document, options: Document
+    ) -> tuple[Document | None, bool]:
+        """Change a document; return it, and whether it is a new one."""
+        kept = self._collections(command).setdefault(command.collection, [])
+        for document in kept:
+            if mongoupdate.matches(query, document):
+                mongoupdate.apply(document, update)
+                return document, False
+        if not options.get("upsert"):
+            return None, False
+        kept.append(mongoupdate.inserted(query, update))
+        return kept[-1], True
 
     def _create(self, command: Command) -> Document:
         collections = self._collections(command)
@@ -337,11 +374,7 @@ class MongoWire:
     def _find(self, command: Command) -> Document:
         kept = self._collections(command).get(command.collection, [])
         wanted = command.body.get("filter", {})
-        found = [
-            document
-            for document in kept
-            if all(document.get(name) == value for name, value in wanted.items())
-        ]
+        found = [document for document in kept if mongoupdate.matches(wanted, document)]
         return _cursor(command, found[: command.body.get("limit") or None])
 
     def _drop(self, command: Command) -> Document:

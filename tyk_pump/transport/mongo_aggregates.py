@@ -22,19 +22,14 @@ import bisect
 import contextlib
 import hashlib
 import logging
-import re
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
-import bson
 import msgspec
-from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.int64 import Int64
 from bson.objectid import ObjectId
-from bson.raw_bson import RawBSONDocument
-from pymongo.errors import DocumentTooLarge, OperationFailure
 
 from tyk_pump.aggregate.aggregator import Aggregator
 from tyk_pump.aggregate.buckets import Buckets
@@ -46,17 +41,23 @@ from tyk_pump.config.options import doc
 from tyk_pump.errors import RejectedRecords, TransientError
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.analytics import AnalyticsRecord
-from tyk_pump.record.bson import MAX_DOCUMENT, clean, date
+from tyk_pump.record.bson import clean, date
 from tyk_pump.record.gotime import civil, rfc3339_any_year
 from tyk_pump.transport import mongo, mongo_counters
 from tyk_pump.transport.mongo import Indexes, Mongo, MongoOptions
+from tyk_pump.transport.mongo_documents import (
+    Document,
+    Documents,
+    NoCollection,
+    Refused,
+    Taken,
+    TooLarge,
+)
 
 log = logging.getLogger(__name__)
 
 KEEP_SECONDS: Final = 30 * 86_400.0
 """A mark so old goes with the next counts: its stream has long been settled."""
-MAX_UPDATE: Final = MAX_DOCUMENT - 64 * 1024
-"""Bytes of one update; what needs more is counted in several steps."""
 ATTEMPTS: Final = 20
 """How often a document that others change is read again, before the worker waits."""
 INDEXES: Final = (
@@ -65,22 +66,7 @@ INDEXES: Final = (
     mongo.single("orgid"),
 )
 _KNOWN: Final = 4096
-_TOO_LARGE: Final = frozenset({10334, 17419, 17420})
-_TOO_LARGE_TEXT: Final = re.compile(
-    "Size must be between 0 and|Request size is too large"
-    "|Resulting document after update is larger than"
-)
-_REFUSED: Final = frozenset({2, 9, 14, 22, 28, 52, 55, 56, 57, 121})
-"""Codes by which a server refuses an update for what stands in it."""
-_INVALID_NAMESPACE: Final = 73
-_DUPLICATE: Final = 11000
-# Times of any year stay as they are; what the reference stored may be no UTF-8.
-_CODEC: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
-    datetime_conversion=DatetimeConversion.DATETIME_MS,
-    unicode_decode_error_handler="replace",
-)
-
-Document = dict[str, Any]
+_AT_ONCE: Final = 100
 
 
 class AggregateOptions(MongoOptions, frozen=True, kw_only=True):
@@ -149,22 +135,6 @@ class Kind(NamedTuple):
     """The collection of all organisations."""
 
 
-class _TooLarge(Exception):
-    """The document cannot take what was to be added."""
-
-
-class _Refused(Exception):
-    """The server refuses an update for what stands in it."""
-
-
-class _Taken(Exception):
-    """There is a document with this `_id`."""
-
-
-class _NoCollection(Exception):
-    """No collection can have the name that the records ask for."""
-
-
 class _Held(Exception):
     """The records of a document cannot be counted before an operator has acted."""
 
@@ -192,10 +162,10 @@ class _Task(msgspec.Struct):
     collection: str
     start: int
     window: int
-    indexes: Sequence[int]
-    aggregate: Aggregate | None
+    indexes: Sequence[int] = ()
+    aggregate: Aggregate | None = None
     """Of just these records; None: not known yet."""
-    refused: dict[int, str]
+    refused: dict[int, str] = {}
     """Index -> reason, of all tasks of a batch."""
 
     @property
@@ -222,6 +192,7 @@ class Aggregates:
         self._options = options
         self._kind = kind
         self._mongo = Mongo(options)
+        self._documents = Documents(self._mongo)
         self._indexes = Indexes(self._mongo, options, INDEXES)
         self._buckets = Buckets(options.window)
         self._aggregator = Aggregator(
@@ -236,6 +207,8 @@ class Aggregates:
             },
         )
         self._known: OrderedDict[tuple[Any, ...], _Known] = OrderedDict()
+        # What was found of documents of this batch that are not known yet.
+        self._ahead: dict[tuple[Any, ...], list[Document]] = {}
         self._warned: OrderedDict[Any, None] = OrderedDict()
         self.fields = self._aggregator.fields
 
@@ -263,6 +236,7 @@ class Aggregates:
         held: list[Key] = []
         why = ""
         groups = self._grouped(batch.records)
+        self._look_ahead(batch, groups)
         left = list(groups)
         while left:
             key = left[0]
@@ -314,28 +288,32 @@ class Aggregates:
         self, batch: Batch, key: Key, aggregate: Aggregate, refused: dict[int, str]
     ) -> None:
         """Count the records of a key in each collection."""
-        collections = [f"{self._kind.collection}{key.org_id}"]
-        if self._options.use_mixed_collection:
-            collections.append(self._kind.mixed)
         indexes: Sequence[int] = range(len(batch))
         whole: Aggregate | None = aggregate
-        for collection in collections:
+        for collection in self._collections(key):
             before = len(refused)
+            task = self._task(batch, key, collection)
             self._book(
-                _Task(
-                    batch=batch,
-                    key=key,
-                    collection=collection,
-                    start=key.start,
-                    window=self._options.window,
-                    indexes=indexes,
-                    aggregate=whole,
-                    refused=refused,
+                msgspec.structs.replace(
+                    task, indexes=indexes, aggregate=whole, refused=refused
                 )
             )
             if len(refused) > before:
                 # Nowhere, rather than in one of two.
                 indexes, whole = [i for i in indexes if i not in refused], None
+
+    def _collections(self, key: Key) -> list[str]:
+        own = f"{self._kind.collection}{key.org_id}"
+        return [own, self._kind.mixed] if self._options.use_mixed_collection else [own]
+
+    def _task(self, batch: Batch, key: Key, collection: str) -> _Task:
+        return _Task(
+            batch=batch,
+            key=key,
+            collection=collection,
+            start=key.start,
+            window=self._options.window,
+        )
 
     # One document
 
@@ -345,18 +323,18 @@ class Aggregates:
         for _ in range(ATTEMPTS):
             try:
                 known = self._known.get(task.place) or self._find(task)
+                known = known or self._make(task)
                 if known is None:
-                    self._make(task)
                     continue
                 if self._settle(task, known):
                     return
-            except _NoCollection as exc:
+            except NoCollection as exc:
                 self._refuse(task, self._of_key(task), str(exc))
                 return
-            except _Refused as exc:
+            except Refused as exc:
                 self._divide(task, str(exc))
                 return
-            except _TooLarge as exc:
+            except TooLarge as exc:
                 if self._is_narrowed(task, known, str(exc)):
                     return
             self._known.pop(task.place, None)
@@ -389,17 +367,10 @@ class Aggregates:
 
     def _find(self, task: _Task) -> _Known | None:
         """Look for the document, whoever has made it."""
-        self._indexes.ensure(task.collection)
-        answer = self._run(
-            {
-                "find": task.collection,
-                "filter": self._subject(task),
-                "projection": {"_tyk_pump": 1},
-                "batchSize": 1000,
-                "singleBatch": True,
-            }
-        )
-        rows = answer["cursor"]["firstBatch"]
+        rows = self._ahead.pop((task.collection, _named(self._subject(task))), None)
+        if rows is None:
+            self._indexes.ensure(task.collection)
+            rows = self._documents.about(task.collection, self._subject(task))
         identity = self._identity(task)
         found = []
         for row in rows:
@@ -432,8 +403,36 @@ class Aggregates:
         _keep(self._known, task.place, known)
         return known
 
-    def _make(self, task: _Task) -> None:
-        """A: make sure that there is a document."""
+    def _look_ahead(self, batch: Batch, keys: Collection[Key]) -> None:
+        """Look for all documents at once that are not known yet."""
+        self._ahead.clear()
+        wanted: dict[str, list[Document]] = {}
+        for key in keys:
+            for collection in self._collections(key):
+                task = self._task(batch, key, collection)
+                if task.place not in self._known:
+                    wanted.setdefault(collection, []).append(self._subject(task))
+        for collection, subjects in wanted.items():
+            if len(subjects) == 1:
+                continue
+            self._ahead |= {(collection, _named(one)): [] for one in subjects}
+            rows: list[Document] = []
+            try:
+                self._indexes.ensure(collection)
+                for at in range(0, len(subjects), _AT_ONCE):
+                    query = {"$or": subjects[at : at + _AT_ONCE]}
+                    rows += self._documents.about(collection, query)
+            except (NoCollection, Refused):
+                # Said again, and judged, where the records are counted.
+                self._ahead.clear()
+                continue
+            for row in rows:
+                found = self._ahead.get((collection, _named(row)))
+                if found is not None:
+                    found.append(row)
+
+    def _make(self, task: _Task) -> _Known | None:
+        """A: make sure that there is a document; return it if it is a new one."""
         zone = task.aggregate.zone if task.aggregate else self._zone(task)
         shown = civil(task.start, zone)
         ours = {"window": task.window, "version": 0, "averaged": 0, "full": False}
@@ -444,13 +443,15 @@ class Aggregates:
             "_tyk_pump": {**ours, "marks": {}},
         }
         # Where it is taken, another instance has made it in the same moment.
-        with contextlib.suppress(_Taken):
-            self._change(
-                task,
-                {"_id": self._identity(task)},
-                {"$setOnInsert": made},
-                upsert=True,
-            )
+        with contextlib.suppress(Taken):
+            query = {"_id": self._identity(task)}
+            if self._documents.change(
+                task.collection, query, {"$setOnInsert": made}, upsert=True
+            ):
+                known = _Known(query["_id"], None, task.window)
+                _keep(self._known, task.place, known)
+                return known
+        return None
 
     def _add(
         self, task: _Task, known: _Known, update: dict[str, Document]
@@ -474,17 +475,17 @@ class Aggregates:
             for name, at in known.stale.items():
                 query[f"_tyk_pump.marks.{name}.t"] = at
         try:
-            return self._counted(task, query, made)
-        except _Refused as exc:
+            return self._documents.counted(task.collection, query, made)
+        except Refused as exc:
             if "$inc" not in str(exc):
                 raise
         # A sum would leave the 64 bits of the server: it stays at their end.
-        document = self._read(task, known)
+        document = self._documents.read(task.collection, known.id)
         if document is None:
             return None
         made["$inc"] = mongo_counters.within_64_bits(made["$inc"], document)
         query["_tyk_pump.version"] = _version(document) or {"$in": [0, None]}
-        return self._counted(task, query, made)
+        return self._documents.counted(task.collection, query, made)
 
     def _derive(self, task: _Task, document: Document) -> None:
         """C: averages and lists, unless another B has been done since."""
@@ -496,9 +497,11 @@ class Aggregates:
         averages = {p: v for p, v in changed.items() if not mongo_counters.is_list(p)}
         for wanted in (changed, averages, {}):
             try:
-                self._change(task, query, {"$set": {**wanted, **done}})
+                self._documents.change(
+                    task.collection, query, {"$set": {**wanted, **done}}
+                )
                 break
-            except (_TooLarge, _Refused) as exc:
+            except (TooLarge, Refused) as exc:
                 log.warning(
                     "document is too large for its averages and lists: %s",
                     task,
@@ -511,10 +514,12 @@ class Aggregates:
         if known.mark is not None:
             path = f"_tyk_pump.marks.{task.mark}.p"
             query = {"_id": known.id, path: known.mark}
-            if not self._change(task, query, {"$max": {path: Int64(known.mark)}}):
+            if not self._documents.change(
+                task.collection, query, {"$max": {path: Int64(known.mark)}}
+            ):
                 return False
         if known.repair:
-            document = self._read(task, known)
+            document = self._documents.read(task.collection, known.id)
             if document is not None:
                 self._derive(task, document)
             known.repair = False
@@ -565,8 +570,10 @@ class Aggregates:
             if known.window != task.window:
                 put["_tyk_pump.window"] = task.window
             try:
-                self._change(task, {"_id": known.id}, {"$set": put})
-            except _TooLarge:
+                self._documents.change(
+                    task.collection, {"_id": known.id}, {"$set": put}
+                )
+            except TooLarge:
                 # The reference's, and so full that not even this fits: nor will counts.
                 known.full = True
                 return self._settle(task, known)
@@ -630,92 +637,17 @@ class Aggregates:
         digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
         return ObjectId(seconds + digest)
 
-    def _read(self, task: _Task, known: _Known) -> Document | None:
-        answer = self._run(
-            {
-                "find": task.collection,
-                "filter": {"_id": known.id},
-                "limit": 1,
-                "singleBatch": True,
-            }
-        )
-        rows = answer["cursor"]["firstBatch"]
-        return rows[0] if rows else None
-
-    def _counted(
-        self, task: _Task, query: Document, update: Document
-    ) -> Document | None:
-        """Change one document and return it; None where none fits."""
-        answer = self._run(
-            {
-                "findAndModify": task.collection,
-                "query": query,
-                "update": _encoded(update),
-                "new": True,
-            },
-            write=True,
-        )
-        value: Document | None = answer.get("value")
-        return value
-
-    def _change(
-        self, task: _Task, query: Document, update: Document, *, upsert: bool = False
-    ) -> bool:
-        """Change one document; say whether one fits."""
-        change = {"q": query, "u": _encoded(update), "upsert": upsert}
-        command = {"update": task.collection, "updates": [change]}
-        answer = self._run(command, write=True)
-        for error in answer.get("writeErrors", ()):
-            text = str(error.get("errmsg", ""))
-            raise _judged(error.get("code"), text) or TransientError(text)
-        return bool(answer.get("n"))
-
-    def _run(self, command: Document, *, write: bool = False) -> Document:
-        """Run a command; what the server's no means is decided here."""
-        database = self._mongo.database
-        concern = database.write_concern
-        if write and concern.document and concern.acknowledged:
-            command["writeConcern"] = concern.document
-        try:
-            with mongo.translated():
-                answer: Document = database.command(command, codec_options=_CODEC)
-        except TransientError as exc:
-            failure = exc.__cause__
-            if isinstance(failure, DocumentTooLarge):
-                raise _Refused(exc.reason) from exc
-            if isinstance(failure, OperationFailure):
-                judged = _judged(failure.code, exc.reason)
-                if judged is not None:
-                    raise judged from exc
-            raise
-        if "writeConcernError" in answer:
-            raise TransientError(str(answer["writeConcernError"].get("errmsg", "")))
-        return answer
-
-
-def _encoded(update: Document) -> RawBSONDocument:
-    data = bson.encode(update)
-    if len(data) > MAX_UPDATE:
-        raise _Refused(f"an update of {len(data)} bytes, the limit is {MAX_UPDATE}")
-    return RawBSONDocument(data)
-
-
-def _judged(code: int | None, text: str) -> Exception | None:
-    """Return what a refusal means; None where it says nothing about the records."""
-    if code in _TOO_LARGE or _TOO_LARGE_TEXT.search(text):
-        return _TooLarge(text)
-    if code == _INVALID_NAMESPACE:
-        return _NoCollection(text)
-    if code == _DUPLICATE:
-        return _Taken(text)
-    return _Refused(text) if code in _REFUSED else None
-
 
 def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
     kept[key] = value
     kept.move_to_end(key)
     if len(kept) > _KNOWN:
         kept.popitem(last=False)
+
+
+def _named(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what a document is for."""
+    return row.get("orgid"), int(row.get("timestamp", 0)), row.get("owner_apiid")
 
 
 def _stale(marks: Mapping[str, Any], ours: str) -> dict[str, Any]:
