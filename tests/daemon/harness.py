@@ -175,8 +175,14 @@ class Daemon:
     def kill(self) -> None:
         """kill -9 the coordinator and wait until it is gone."""
         if self.process is not None and self.process.poll() is None:
+            workers = self.children()
             self.process.kill()
             self.process.wait(PATIENCE)
+            for pid in workers:
+                # One that a test has stopped in its first moments sees no end of
+                # its parent before it goes on.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def children(self) -> list[int]:
         """Return the process ids of the workers."""
