@@ -35,6 +35,9 @@ from tests.servers.server import Server
 
 RECORDS = int(os.environ.get("TYK_PUMP_RECORDS", "2000"))
 """Records in all; `make torture` sends many more."""
+COUNTED_IN_MONGO = RECORDS <= 20_000
+"""FerretDB takes some hundred records a second into aggregates: with more of them they
+go to all stores but there."""
 ROUNDS = max(5, KILLS // 6)
 """A round has a kill or a stop of a process, and sometimes the end of a database."""
 HOURS = 3
@@ -417,6 +420,8 @@ class Stores:
             "sql_aggregate": {"type": "sql_aggregate", "meta": into},
             "maria": {"type": "sql_aggregate", "meta": mysql},
         }
+        if not COUNTED_IN_MONGO:
+            del found["mongo-pump-aggregate"]
         for section in found.values():
             section["retry"] = {"initial": 0.05, "max": 0.3}
         return found
@@ -442,14 +447,19 @@ class Stores:
         check_raw("mongo", hits, values)
 
         wanted = counted(records)
+        if COUNTED_IN_MONGO:
+            self.check_mongo(wanted)
+        rows_wanted = with_columns(wanted)
+        compare("sql_aggregate", rows_wanted, stored_in_sql(self.postgres))
+        compare("MariaDB", rows_wanted, stored_in_sql(self.maria))
+
+    def check_mongo(self, wanted: dict[Name, Sums]) -> None:
+        """Assert that MongoDB's aggregates are these."""
         own: dict[Name, Sums] = {}
         for org in {name[0] for name in wanted}:
             collection = f"z_tyk_analyticz_aggregate_{org}"
             own |= stored_in_mongo(self.mongo, collection)
         compare("mongo-pump-aggregate", wanted, own)
-        rows_wanted = with_columns(wanted)
-        compare("sql_aggregate", rows_wanted, stored_in_sql(self.postgres))
-        compare("MariaDB", rows_wanted, stored_in_sql(self.maria))
 
 
 @pytest.fixture
