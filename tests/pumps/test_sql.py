@@ -376,6 +376,7 @@ def test_who_is_not_let_in(server: Store) -> None:
             server.pump(dsn=dsn)
         assert "s3cret" not in str(found.value) and PASSWORD not in str(found.value)
         assert "\n" not in found.value.reason
+        assert transport.WATERMARKS not in found.value.reason  # it is not about that
 
 
 def test_a_table_that_was_dropped_is_made_again(db: Store) -> None:

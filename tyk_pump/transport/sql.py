@@ -480,6 +480,8 @@ class Watermarks:
             Column("touched_at", Kind.INT),
             Column("refused", Kind.BODY),
         )
+        # What fails here is not about the table.
+        self._database.ping()
         ready = self._database.forget
         try:
             Tables(self._database, Table(WATERMARKS, columns)).ensure(WATERMARKS)
