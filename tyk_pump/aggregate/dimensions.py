@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal
 
 Family = Literal["api", "graphql", "mcp"]
@@ -31,3 +32,8 @@ SPELLINGS: Final = {name: name for name in SHARED} | {
     "ApiEndpoint": "apiendpoints",
 }
 """What `ignore_aggregations` may name -> the dimension; by exact case."""
+
+
+def known(names: Iterable[str]) -> frozenset[str]:
+    """Return the dimensions among what `ignore_aggregations` names."""
+    return frozenset(SPELLINGS[name] for name in names if name in SPELLINGS)

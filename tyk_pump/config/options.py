@@ -108,13 +108,6 @@ def dec_hook(kind: type, value: Any) -> Any:
     raise NotImplementedError(kind)
 
 
-def enc_hook(value: Any) -> Any:
-    """Show a Secret as stars where options are written out."""
-    if isinstance(value, Secret):
-        return str(value)
-    raise NotImplementedError(type(value))
-
-
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all options."""
 

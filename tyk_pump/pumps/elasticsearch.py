@@ -20,11 +20,10 @@ from tyk_pump.record.document import Computed, Document
 from tyk_pump.record.gotime import civil
 from tyk_pump.transport.bulk import Bulk, Part
 from tyk_pump.transport.elastic import TYPED, VERSIONS, Cluster
-from tyk_pump.transport.http import HttpClient, fault_of
+from tyk_pump.transport.http import HttpClient, basic_header, fault_of
 from tyk_pump.transport.index_template import Kind, template
 from tyk_pump.transport.nodes import (
     addresses,
-    basic_header,
     userinfo,
     without_userinfo,
 )

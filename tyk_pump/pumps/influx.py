@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import urlencode
@@ -15,7 +14,7 @@ from tyk_pump.errors import TransientError
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.gotime import go_text
 from tyk_pump.record.line_protocol import NAMES, Dialect
-from tyk_pump.transport.http import HttpClient, Reply, place
+from tyk_pump.transport.http import HttpClient, Reply, basic_header, place
 from tyk_pump.transport.influx import (
     GUARANTEE,
     PointOptions,
@@ -102,9 +101,8 @@ class InfluxPump:
         """Make the client; what is wrong there shows with the first write."""
         options, headers = self._options, {}
         if options.username:
-            pair = f"{options.username}:{options.password.reveal()}"
-            token = base64.b64encode(pair.encode()).decode()
-            headers["Authorization"] = f"Basic {token}"
+            password = options.password.reveal()
+            headers["Authorization"] = basic_header(options.username, password)
         self._http = HttpClient(options, headers, timeout=options.request_timeout)
 
     def probe(self) -> str:

@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 from tyk_pump.errors import RejectedRecords, TransientError
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import bson
+from tyk_pump.record.text import clean
 from tyk_pump.transport import mongo
 from tyk_pump.transport.mongo import Indexes, InsertOptions, Inserts, Mongo
 
@@ -107,4 +108,4 @@ class MongoSelectivePump:
 
 def collection(org: str) -> str:
     """Return the name of an organisation's collection."""
-    return f"z_tyk_analyticz_{bson.clean(org)}"
+    return f"z_tyk_analyticz_{clean(org)}"

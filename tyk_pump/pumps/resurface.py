@@ -20,6 +20,7 @@ from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import message
 from tyk_pump.record.analytics import ALL, AnalyticsRecord
 from tyk_pump.record.resurface_rules import FILE, Detail, Fault, Rules, text_of
+from tyk_pump.record.text import clean
 from tyk_pump.transport.bulk import Bulk, Part, Refused, TooLarge
 from tyk_pump.transport.http import HttpClient, Reply, fault_of
 
@@ -33,7 +34,6 @@ QUIET_SECONDS: Final = 600.0
 """Between two warnings of the same."""
 
 _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -294,7 +294,7 @@ class ResurfacePump:
         try:
             line = _encode(told)
         except UnicodeEncodeError:
-            line = _encode([(_mended(name), _mended(value)) for name, value in told])
+            line = _encode([(clean(name), clean(value)) for name, value in told])
         return line + b"\n"
 
     def _details(self, record: AnalyticsRecord) -> list[Detail]:
@@ -412,7 +412,3 @@ def _parameters(query: str) -> Iterator[Detail]:
 
 def _text(text: str) -> str:
     return unquote(text.replace("+", " "), errors="surrogateescape")
-
-
-def _mended(text: str) -> str:
-    return _SURROGATES.sub("\ufffd", text)

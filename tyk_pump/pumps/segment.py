@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 import uuid
@@ -19,7 +18,7 @@ from tyk_pump.record import json
 from tyk_pump.record.analytics import ALL, AnalyticsRecord
 from tyk_pump.record.gotime import rfc3339
 from tyk_pump.transport.bulk import Bulk, Part, Refused, TooLarge
-from tyk_pump.transport.http import HttpClient, fault_of
+from tyk_pump.transport.http import HttpClient, basic_header, fault_of
 
 BATCH_COUNT: Final = 250
 BATCH_BYTES: Final = 500_000
@@ -92,10 +91,12 @@ class SegmentPump:
     def open(self) -> None:
         """Read the files of the TLS options; the first batch connects."""
         key = self._options.segment_write_key.reveal()
-        user = base64.b64encode(f"{key}:".encode()).decode()
         self._http = HttpClient(
             self._options,
-            {"Authorization": f"Basic {user}", "Content-Type": "application/json"},
+            {
+                "Authorization": basic_header(key, ""),
+                "Content-Type": "application/json",
+            },
             timeout=self._options.request_timeout,
         )
 

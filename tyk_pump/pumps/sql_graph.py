@@ -6,7 +6,7 @@ from typing import ClassVar, Final
 
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import graph
-from tyk_pump.record.columns import FIELDS, GRAPH, Derived
+from tyk_pump.record.columns import FIELDS, GRAPH, derived
 from tyk_pump.transport.sql import (
     DIFFERENCES,
     GUARANTEE,
@@ -43,9 +43,7 @@ class SqlGraphPump:
 
     def write(self, batch: Batch) -> None:
         """Insert the rows that the database does not hold yet."""
-        forms = map(graph.derive, batch.records)
-        pairs = zip(forms, batch.records, strict=True)
-        self._store.write(batch, [form and Derived(form, r) for form, r in pairs])
+        self._store.write(batch, derived(graph.derive, batch.records))
 
     def close(self) -> None:
         """Let go of the connection."""

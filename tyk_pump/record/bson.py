@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from bson.int64 import Int64
 
 from tyk_pump.errors import CodecError
 from tyk_pump.record.analytics import AnalyticsRecord, Geo, Time
+from tyk_pump.record.text import clean
 
 MAX_DOCUMENT: Final = 16 * 1024 * 1024
 """Bytes that no document in MongoDB may exceed."""
@@ -57,7 +57,6 @@ FIELDS: Final = (*RAW_FIELDS, "mcp_stats")
 _INT64: Final = 2**63
 _MAX_INT: Final = _INT64 - 1
 _LENGTH: Final = struct.Struct("<i").pack
-_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 def raw(r: AnalyticsRecord) -> dict[str, Any]:
@@ -161,11 +160,6 @@ def encode(document: dict[str, Any], identity: bytes) -> bytes:
         except (BSONError, UnicodeError, OverflowError) as exc:
             raise CodecError(f"has no form in BSON: {exc}") from exc
     return b"%b\x07_id\0%b%b" % (_LENGTH(len(body) + 17), identity, body[4:])
-
-
-def clean(text: str) -> str:
-    """Return a text with U+FFFD for each byte that was no UTF-8."""
-    return _SURROGATES.sub("\ufffd", text)
 
 
 def _clean(value: Any) -> Any:

@@ -6,7 +6,7 @@ What a value is stands here, how a database writes it down in `transport/sql_row
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -120,6 +120,14 @@ class Derived(NamedTuple):
 
     form: Any
     record: AnalyticsRecord
+
+
+def derived(
+    derive: Callable[[AnalyticsRecord], Any], records: Iterable[AnalyticsRecord]
+) -> list[Derived | None]:
+    """Return each record with its other form; None for those that have none."""
+    forms = ((derive(record), record) for record in records)
+    return [form and Derived(form, record) for form, record in forms]
 
 
 _EMBEDDED: Final = tuple(

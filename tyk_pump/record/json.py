@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -25,13 +24,13 @@ from tyk_pump.record.analytics import (
     Network,
 )
 from tyk_pump.record.gotime import rfc3339
+from tyk_pump.record.text import SURROGATES
 
 # Only maps are sorted; a struct keeps the order of its fields.
 _plain: Final = msgspec.json.Encoder(order="deterministic").encode
 _sorted: Final = msgspec.json.Encoder(order="sorted").encode
 _Raw: Final = msgspec.Raw
 
-_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _NO_GRAPHQL: Final = GraphQLStats()
 _NO_MCP: Final = MCPStats()
 
@@ -308,7 +307,7 @@ def _mended(value: Any) -> Any:
         names = value.__struct_fields__
         return type(value)(*(_mended(getattr(value, name)) for name in names))
     if isinstance(value, str):
-        return value if _SURROGATES.search(value) is None else _Raw(_text(value))
+        return value if SURROGATES.search(value) is None else _Raw(_text(value))
     if isinstance(value, list):
         return [_mended(item) for item in value]
     if isinstance(value, dict):
@@ -317,7 +316,7 @@ def _mended(value: Any) -> Any:
 
 
 def _text(text: str) -> bytes:
-    parts = (_plain(part)[1:-1] for part in _SURROGATES.split(text))
+    parts = (_plain(part)[1:-1] for part in SURROGATES.split(text))
     return b'"' + b"\\ufffd".join(parts) + b'"'
 
 

@@ -13,7 +13,7 @@ import ssl
 import termios
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from tyk_pump.config.options import TlsOptions
 from tyk_pump.errors import TransientError
@@ -164,19 +164,6 @@ class Stream:
         # An end that crossed our bytes on the way is no word about them.
         _wait_for_the_last_byte(sender, until)
         self.close()
-
-
-class Sender(Protocol):
-    """What Datagrams and Stream have in common."""
-
-    def send(self, data: bytes) -> None:
-        """Send these bytes."""
-
-    def open(self) -> socket.socket:
-        """Connect now."""
-
-    def close(self) -> None:
-        """Let go of the connection."""
 
 
 def _connected(address: tuple[str, int], kind: socket.SocketKind) -> socket.socket:

@@ -7,6 +7,7 @@ is returned, and the pump decides what it means.
 
 from __future__ import annotations
 
+import base64
 import email.utils
 import functools
 import logging
@@ -230,6 +231,12 @@ class _Quiet:
         """Connect; whether the certificate is checked is the context's affair."""
         super().connect()  # type: ignore[misc]
         self.is_verified = True
+
+
+def basic_header(name: str, password: str) -> str:
+    """Return the Authorization header of basic authentication."""
+    encoded = base64.b64encode(f"{name}:{password}".encode()).decode()
+    return f"Basic {encoded}"
 
 
 def place(url: str) -> str:

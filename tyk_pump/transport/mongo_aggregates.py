@@ -31,6 +31,7 @@ import msgspec
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
+from tyk_pump.aggregate import dimensions
 from tyk_pump.aggregate.aggregator import Aggregator
 from tyk_pump.aggregate.buckets import Buckets
 from tyk_pump.aggregate.dimensions import MCP, SHARED, SPELLINGS, Family
@@ -41,8 +42,9 @@ from tyk_pump.config.options import doc
 from tyk_pump.errors import RejectedRecords, TransientError
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.analytics import AnalyticsRecord
-from tyk_pump.record.bson import clean, date
+from tyk_pump.record.bson import date
 from tyk_pump.record.gotime import civil, rfc3339_any_year
+from tyk_pump.record.text import clean
 from tyk_pump.transport import mongo, mongo_counters
 from tyk_pump.transport.mongo import Indexes, Mongo, MongoOptions
 from tyk_pump.transport.mongo_documents import (
@@ -200,11 +202,7 @@ class Aggregates:
             window=options.window,
             track_all_paths=options.track_all_paths,
             ignored_tag_prefixes=options.ignore_tag_prefix_list,
-            ignored={
-                SPELLINGS[name]
-                for name in options.ignore_aggregations
-                if name in SPELLINGS
-            },
+            ignored=dimensions.known(options.ignore_aggregations),
         )
         self._known: OrderedDict[tuple[Any, ...], _Known] = OrderedDict()
         # What was found of documents of this batch that are not known yet.

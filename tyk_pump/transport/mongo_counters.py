@@ -16,7 +16,8 @@ from tyk_pump.aggregate.dimensions import MCP, TWO_LEVELS
 from tyk_pump.aggregate.keys import bson_name
 from tyk_pump.aggregate.model import TOTAL, Aggregate, Place
 from tyk_pump.record.analytics import MAX_INT, ZERO_TIME
-from tyk_pump.record.bson import clean, date
+from tyk_pump.record.bson import date
+from tyk_pump.record.text import clean
 
 Document = dict[str, Any]
 

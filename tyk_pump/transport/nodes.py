@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,12 +40,6 @@ def userinfo(urls: Sequence[str]) -> tuple[str, str] | None:
             name, _, password = found.partition(":")
             return unquote(name), unquote(password)
     return None
-
-
-def basic_header(name: str, password: str) -> str:
-    """Return the Authorization header of basic authentication."""
-    encoded = base64.b64encode(f"{name}:{password}".encode()).decode()
-    return f"Basic {encoded}"
 
 
 class _Node(msgspec.Struct):

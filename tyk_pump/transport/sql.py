@@ -568,8 +568,8 @@ class Watermarks:
         self._known.add(key)
 
 
-class RowStore:
-    """Writes one row per record, each once."""
+class Store:
+    """What writes batches into tables: its connection, from `open` to `close`."""
 
     def __init__(self, options: SqlOptions, table: Table) -> None:
         self._options = options
@@ -597,6 +597,21 @@ class RowStore:
     def probe(self) -> str:
         """Ask the database something."""
         return self._opened().ping()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _opened(self) -> Database:
+        if self._database is None:
+            raise TransientError("not connected")
+        return self._database
+
+
+class RowStore(Store):
+    """Writes one row per record, each once."""
 
     def write(self, batch: Batch, records: Sequence[Any] | None = None) -> None:
         """Insert the rows that the database does not hold yet.
@@ -626,17 +641,6 @@ class RowStore:
         rejected.update(refused)
         if rejected:
             raise RejectedRecords(next(iter(rejected.values())), rejected=rejected)
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-
-    def _opened(self) -> Database:
-        if self._database is None:
-            raise TransientError("not connected")
-        return self._database
 
     def _rows(self, records: Sequence[Any]) -> tuple[dict[int, Any], dict[int, str]]:
         """Return the rows by index, and why the other records have none."""

@@ -8,7 +8,6 @@ characters that mean something to the database are looked at singly.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, Final, Protocol
@@ -17,8 +16,8 @@ from tyk_pump.errors import CodecError
 from tyk_pump.record.analytics import MAX_INT, ZERO_TIME, Time
 from tyk_pump.record.columns import Column, Kind, list_text, map_text
 from tyk_pump.record.gotime import civil, clock_text
+from tyk_pump.record.text import clean
 
-_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _REPLACEMENT: Final = "\ufffd"
 _FIRST_YEAR: Final = ZERO_TIME[0]
 _LAST_YEAR: Final = 253_402_300_799  # the end of 9999
@@ -146,7 +145,7 @@ class PostgresRows:
 
 
 def _copied(text: str) -> str:
-    text = mended(text)
+    text = clean(text)
     if "\0" in text:
         text = text.replace("\0", _REPLACEMENT)
     if "\\" in text:
@@ -203,7 +202,7 @@ def _element(text: str) -> str:
     """Return a text as an element of an array."""
     if text.isalnum() and text.isascii() and text.upper() != "NULL":
         return text
-    text = mended(text)
+    text = clean(text)
     if "\0" in text:
         text = text.replace("\0", _REPLACEMENT)
     if "\\" in text:
@@ -275,19 +274,19 @@ class MySqlRows:
         values = self._values.of(record)
         line = self._template % tuple(values)
         if "\\" in line or "\0" in line or line.count("'") != self._quotes:
-            row = self._mended(values)
+            row = self._clean(values)
         else:
             try:
                 row = line.encode()
             except UnicodeEncodeError:
-                row = self._mended(values)
+                row = self._clean(values)
         if len(row) > self._max_bytes:
             raise CodecError(f"{len(row)} bytes are more than max_allowed_packet takes")
         return row
 
-    def _mended(self, values: list[Any]) -> bytes:
+    def _clean(self, values: list[Any]) -> bytes:
         for at in self._values.texts:
-            values[at] = self._escape(mended(values[at]))
+            values[at] = self._escape(clean(values[at]))
         return (self._template % tuple(values)).encode()
 
     def insert(
@@ -334,7 +333,7 @@ class SqliteRows:
         """Return a record's values."""
         values = self._values.of(record)
         for at in self._values.texts:
-            values[at] = mended(values[at])
+            values[at] = clean(values[at])
         return tuple(values)
 
     def insert(
@@ -347,13 +346,6 @@ class SqliteRows:
         """Insert rows by one statement, executed again and again."""
         statement = f"INSERT INTO {table} ({self._columns}) VALUES ({self._marks})"
         cursor.executemany(statement + conflict, rows)
-
-
-def mended(text: str) -> str:
-    """Return a text whose bytes that are no UTF-8 are shown as U+FFFD."""
-    if text.isascii() or _SURROGATES.search(text) is None:
-        return text
-    return _SURROGATES.sub(_REPLACEMENT, text)
 
 
 def _capped(number: int) -> int:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Protocol
 
 import sqlalchemy as sa
 
+from tyk_pump.aggregate import dimensions
 from tyk_pump.aggregate.aggregator import Aggregator
 from tyk_pump.aggregate.counter import Counter
 from tyk_pump.aggregate.dimensions import SPELLINGS, Family
@@ -24,21 +25,18 @@ from tyk_pump.aggregate.tags import common_prefixes
 from tyk_pump.config.options import doc
 from tyk_pump.errors import CodecError, RejectedRecords, TransientError
 from tyk_pump.pumps.protocol import Batch
+from tyk_pump.record.text import clean
 from tyk_pump.transport import sql_aggregates
 from tyk_pump.transport.sql import (
-    BATCH_SIZE,
     AllRefused,
-    Database,
     Refused,
     SqlOptions,
+    Store,
     Table,
-    Tables,
-    Watermarks,
     Work,
 )
 from tyk_pump.transport.sql_aggregates import BY_API, BY_ORG, INDEX, Layout, Texts
 from tyk_pump.transport.sql_dialects import Upsert
-from tyk_pump.transport.sql_rows import Encoder, mended
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +83,12 @@ class AggregateOptions(SqlOptions, frozen=True, kw_only=True):
 
     def aggregator(self, family: Family) -> Aggregator:
         """Return what counts the records of a family."""
-        names = self.ignore_aggregations
         return Aggregator(
             family,
             window=1 if self.store_analytics_per_minute else 60,
             track_all_paths=self.track_all_paths,
             ignored_tag_prefixes=self.ignore_tag_prefix_list,
-            ignored=[SPELLINGS[name] for name in names if name in SPELLINGS],
+            ignored=dimensions.known(self.ignore_aggregations),
             by_day=self.table_sharding,
         )
 
@@ -151,7 +148,7 @@ class Counts(Protocol):
         """Return the counters of the records by key."""
 
 
-class AggregateStore:
+class AggregateStore(Store):
     """Adds what batches count to the rows of their hours."""
 
     def __init__(
@@ -164,39 +161,24 @@ class AggregateStore:
         many_tags: int = -1,
     ) -> None:
         """Warn when a write brings more tags than `many_tags` into a key's rows."""
-        self._options = options
+        super().__init__(options, table)
         self._counts = counts
-        self._table = table
         self._layout = layout
         self._many_tags = many_tags
-        self._size = options.batch_size or BATCH_SIZE
-        self._database: Database | None = None
-        self._encoder: Encoder | None = None
-        self._generation = 0
         self._texts: dict[str, Texts] = {}
         self._indexed: set[str] = set()
 
     def open(self) -> None:
-        """Connect, and have the tables ready."""
-        database = self._database = Database(self._options)
-        self._tables = Tables(database, self._table)
-        self._marks = Watermarks(database, on=self._options.once)
-        self._quoted = {c.name: database.quote(c.name) for c in self._table.columns}
+        """Connect, and have the tables and their indexes ready."""
+        super().open()
+        quote = self._opened().quote
+        self._quoted = {c.name: quote(c.name) for c in self._table.columns}
         try:
-            self._marks.start()
-            self._tables.start(
-                sharding=self._options.table_sharding,
-                migrate=self._options.migrate_sharded_tables,
-            )
             if not self._options.table_sharding:
                 self._index(self._table.name)
         except BaseException:
             self.close()
             raise
-
-    def probe(self) -> str:
-        """Ask the database something."""
-        return self._opened().ping()
 
     def write(self, batch: Batch, records: Sequence[Any] | None = None) -> None:
         """Add what the records count that the database has not counted yet.
@@ -227,12 +209,6 @@ class AggregateStore:
         if refused:
             raise RejectedRecords(next(iter(refused.values())), rejected=refused)
 
-    def close(self) -> None:
-        """Let go of the connection."""
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-
     def _look_at_tags(self, groups: Mapping[Key, Aggregate]) -> None:
         most = self._many_tags
         for aggregate in groups.values() if most >= 0 else ():
@@ -245,11 +221,6 @@ class AggregateStore:
                     "more tags than threshold_len_tag_list",
                     extra={"records": len(tags), "reason": f"common: {prefixes}"},
                 )
-
-    def _opened(self) -> Database:
-        if self._database is None:
-            raise TransientError("not connected")
-        return self._database
 
     def _name(self, key: Key) -> str:
         return f"{self._table.name}_{key.day}" if key.day else self._table.name
@@ -476,4 +447,4 @@ class AggregateStore:
 
 def _plain(text: str) -> str:
     """Return a text as a database may show it that takes not every character."""
-    return mended(text).replace("\0", "\ufffd")
+    return clean(text).replace("\0", "\ufffd")
