@@ -19,9 +19,8 @@ import msgspec
 from tyk_pump.errors import StateError
 from tyk_pump.worker.outcome import DeadRecord
 
-VERSION: Final = 1
 _APPLICATION: Final = 0x54594B50  # "TYKP", so that `file` and others know it
-_TABLES = (
+_VERSION_1: Final = (
     """CREATE TABLE dead_letters (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         pump TEXT NOT NULL,
@@ -47,6 +46,10 @@ _TABLES = (
         PRIMARY KEY (stream, field)
     ) WITHOUT ROWID""",
 )
+_VERSION_2: Final[tuple[str, ...]] = ()
+_VERSIONS: Final = (_VERSION_1, _VERSION_2)
+"""What makes each version of the file from the one before; the first from nothing."""
+VERSION: Final = len(_VERSIONS)
 
 
 class Letter(msgspec.Struct, kw_only=True):
@@ -94,7 +97,7 @@ class StateFile:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._connections: list[sqlite3.Connection] = []
-        with self._transaction() as db:
+        with self.transaction() as db:
             self._check_version(db)
 
     def close(self) -> None:
@@ -124,7 +127,7 @@ class StateFile:
             # SQLite takes UTF-8 only; a back end's words may hold bytes that are none.
             return one.reason.encode("utf-8", "backslashreplace").decode()
 
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.executemany(
                 """INSERT INTO dead_letters
                     (pump, record_id, list, codec, reason, raw, at)
@@ -150,7 +153,7 @@ class StateFile:
         after: int = 0,
     ) -> list[Letter]:
         """Return dead letters without their bytes, oldest first."""
-        with self._transaction(write=False) as db:
+        with self.transaction(write=False) as db:
             rows = db.execute(
                 """SELECT id, pump, record_id, list, codec, reason, at, refusals,
                     replay_stream IS NOT NULL, length(raw)
@@ -171,7 +174,7 @@ class StateFile:
 
     def letter(self, id: int) -> Letter | None:
         """Return one dead letter with its bytes."""
-        with self._transaction(write=False) as db:
+        with self.transaction(write=False) as db:
             row = db.execute(
                 """SELECT id, pump, record_id, list, codec, reason, at, refusals,
                     replay_stream IS NOT NULL, length(raw), raw
@@ -182,7 +185,7 @@ class StateFile:
 
     def counts(self) -> dict[str, int]:
         """Return how many dead letters each pump has."""
-        with self._transaction(write=False) as db:
+        with self.transaction(write=False) as db:
             rows = db.execute(
                 "SELECT pump, count(*) FROM dead_letters GROUP BY pump ORDER BY pump"
             ).fetchall()
@@ -191,7 +194,7 @@ class StateFile:
     def drop(self, *, pump: str = "", ids: Iterable[int] | None = None) -> int:
         """Remove letters for good, by id or all of a pump; return how many."""
         where, values = _chosen(pump, ids)
-        with self._transaction() as db:
+        with self.transaction() as db:
             return db.execute(
                 f"DELETE FROM dead_letters WHERE {where}", values
             ).rowcount
@@ -207,7 +210,7 @@ class StateFile:
         letters are ordered by list, so that windows of one list are long.
         """
         where, values = _chosen(pump, ids)
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute(
                 f"""SELECT id FROM dead_letters
                 WHERE {where} AND replay_stream IS NULL ORDER BY list, codec, id""",
@@ -222,7 +225,7 @@ class StateFile:
 
     def replays(self, pump: str = "") -> list[Replay]:
         """Return the replays that are not finished, oldest first."""
-        with self._transaction(write=False) as db:
+        with self.transaction(write=False) as db:
             rows = db.execute(
                 """SELECT replay_stream, pump, min(replay_position),
                     max(replay_position) + 1
@@ -242,7 +245,7 @@ class StateFile:
         """
         found: list[tuple[int, str, bytes]] = []
         origin, size = ("", ""), 0
-        with self._transaction(write=False) as db:
+        with self.transaction(write=False) as db:
             rows = db.execute(
                 """SELECT replay_position, record_id, raw, list, codec
                 FROM dead_letters WHERE replay_stream = ? AND replay_position >= ?
@@ -277,7 +280,7 @@ class StateFile:
 
         Refused ones have left the replay by then: `store_dead` comes first.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             return db.execute(
                 """DELETE FROM dead_letters
                 WHERE replay_stream = ? AND replay_position < ?""",
@@ -286,7 +289,7 @@ class StateFile:
 
     def cancel_replay(self, stream: str) -> int:
         """Make the letters of a replay ordinary dead letters again."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             return db.execute(
                 """UPDATE dead_letters SET replay_stream = NULL, replay_position = NULL
                 WHERE replay_stream = ?""",
@@ -297,7 +300,7 @@ class StateFile:
 
     def put(self, stream: str, fields: Mapping[str, bytes]) -> None:
         """Keep fields of a stream's hash until Redis has room for them."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO stream_fields VALUES (?, ?, ?)",
                 ((stream, field, bytes(value)) for field, value in fields.items()),
@@ -306,7 +309,7 @@ class StateFile:
     def pending(self) -> dict[str, dict[str, bytes]]:
         """Return the fields that wait, by stream."""
         found: dict[str, dict[str, bytes]] = {}
-        with self._transaction(write=False) as db:
+        with self.transaction(write=False) as db:
             rows = db.execute(
                 "SELECT stream, field, value FROM stream_fields ORDER BY stream, field"
             )
@@ -316,7 +319,7 @@ class StateFile:
 
     def clear(self, stream: str, fields: Iterable[str]) -> None:
         """Forget fields that Redis has now."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.executemany(
                 "DELETE FROM stream_fields WHERE stream = ? AND field = ?",
                 ((stream, field) for field in fields),
@@ -325,7 +328,7 @@ class StateFile:
     # --- inside ---
 
     @contextlib.contextmanager
-    def _transaction(self, *, write: bool = True) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, write: bool = True) -> Iterator[sqlite3.Connection]:
         """Yield this thread's connection; commit at the end, all or nothing."""
         try:
             db = self._connection()
@@ -365,10 +368,11 @@ class StateFile:
             )
         if version == VERSION:
             return
-        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        if not version and db.execute("SELECT 1 FROM sqlite_master").fetchone():
             raise StateError(f"state file {self.path}: not written by tyk-pump")
-        for statement in _TABLES:
-            db.execute(statement)
+        for statements in _VERSIONS[version:]:
+            for statement in statements:
+                db.execute(statement)
         db.execute(f"PRAGMA application_id = {_APPLICATION}")
         db.execute(f"PRAGMA user_version = {VERSION}")
 
