@@ -59,8 +59,8 @@ class Reply(msgspec.Struct, frozen=True):
     @property
     def reason(self) -> str:
         """Return the status and the beginning of what the back end says, in a line."""
-        excerpt = _line(self.body[:2000].decode("utf-8", "replace"))
-        return f"{_status_text(self.status)}: {excerpt}" if excerpt else self.title
+        told = excerpt(self.body[:2000].decode("utf-8", "replace"))
+        return f"{_status_text(self.status)}: {told}" if told else self.title
 
     @property
     def title(self) -> str:
@@ -77,8 +77,8 @@ class Reply(msgspec.Struct, frozen=True):
         try:
             return msgspec.json.decode(self.body)
         except (msgspec.DecodeError, RecursionError) as exc:
-            excerpt = self.body[:100].decode("utf-8", "replace")
-            reason = f"the answer is no JSON ({self.title}): {excerpt!r}"
+            told = self.body[:100].decode("utf-8", "replace")
+            reason = f"the answer is no JSON ({self.title}): {told!r}"
             raise self.failure(reason) from exc
 
     def failure(self, reason: str = "") -> TransientError:
@@ -314,7 +314,7 @@ def _raise_for(reply: Reply, url: str) -> None:
         raise reply.failure()
 
 
-def _line(text: str) -> str:
+def excerpt(text: str) -> str:
     """Return the beginning of what somebody else says, in a line."""
     shown = "".join(char if char.isprintable() else " " for char in text[:2000])
     return " ".join(shown.split())[:_EXCERPT]
@@ -370,4 +370,4 @@ def _innermost(exc: BaseException) -> str:
     text = str(chain[-1])
     # urllib3 begins with the connection's repr.
     text = re.sub(r"^<[^>]*>: |^\S*Pool\([^)]*\): ", "", text)
-    return _line(text) or type(exc).__name__
+    return excerpt(text) or type(exc).__name__
