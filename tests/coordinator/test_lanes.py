@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tyk_pump.coordinator.lanes import BLOCK, Lane, add
-from tyk_pump.source.claims import Progress, Stream
+from tyk_pump.source.claims import Counts, Progress, Stream
 
 
 def stream(end: int, **progress: int) -> Stream:
@@ -24,7 +24,7 @@ def drain(lane: Lane, source: Stream, window: int) -> list[tuple[int, int]]:
         end = min(span.end, span.first + window)
         lane.offered(span, end, 1)
         assert lane.acknowledged("S", span.first, end)
-        add(source.progress[lane.field], end, 0, 0)
+        add(source.progress[lane.field], end, Counts())
         spans.append((span.first, end))
     return spans
 
@@ -46,6 +46,16 @@ def test_lanes_share_every_position_once(end: int, lanes: int, window: int) -> N
         assert lane.settled(source) == end
         assert lane.pending([source]) == 0
     assert sorted(seen) == list(range(end))
+
+
+@given(st.integers(0, 9000), st.integers(0, 9000), st.integers(1, 5))
+def test_the_share_of_a_lane_is_what_it_owns(a: int, b: int, lanes: int) -> None:
+    """Arithmetic says the same as counting position by position."""
+    first, end = min(a, b), max(a, b)
+    for index in range(lanes):
+        lane = Lane("P", index, lanes)
+        owned = sum(p // BLOCK % lanes == index for p in range(first, end))
+        assert lane.share(first, end) == owned
 
 
 def test_a_pump_without_cursor_is_owed_nothing() -> None:
@@ -99,12 +109,12 @@ def test_the_poison_record_is_found_alone(size: int, data: st.DataObject) -> Non
             if poison is not None:
                 assert (poison.first, poison.end) == (guilty, guilty + 1)
                 lane.skip("S", poison.end)
-                add(source.progress["P"], poison.end, 0, 1)
+                add(source.progress["P"], poison.end, Counts(dead=1))
                 delivered.append(guilty)
             continue
         delivered += range(span.first, span.end)
         lane.acknowledged("S", span.first, span.end)
-        add(source.progress["P"], span.end, 0, 0)
+        add(source.progress["P"], span.end, Counts())
     assert delivered == list(range(size))
     assert source.progress["P"].dead == 1
     assert 2 <= deaths <= 2 + 10

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import msgspec
 
 from tyk_pump import cursors
-from tyk_pump.source.claims import Progress, Stream
+from tyk_pump.source.claims import Counts, Progress, Stream
 
 BLOCK = 1000
 DEATHS_BEFORE_SPLIT = 2
@@ -67,6 +67,16 @@ class Lane:
         away = (self.index - block) % self.lanes
         return position if away == 0 else (block + away) * BLOCK
 
+    def share(self, first: int, end: int) -> int:
+        """Return how many positions from `first` to `end` are the lane's own."""
+        if first >= end:
+            return 0
+        return self._own_below(end) - self._own_below(first)
+
+    def _own_below(self, position: int) -> int:
+        rounds, rest = divmod(position, BLOCK * self.lanes)
+        return rounds * BLOCK + min(max(rest - self.index * BLOCK, 0), BLOCK)
+
     def settled(self, stream: Stream) -> int:
         """Return the position up to which this lane leaves nothing to settle."""
         progress = stream.progress.get(self.field)
@@ -99,14 +109,7 @@ class Lane:
             progress = stream.progress.get(self.field)
             if progress is None:
                 continue
-            first = progress.position
-            if self.lanes == 1:
-                count += max(0, stream.end - first)
-                continue
-            while (first := self.own(first)) < stream.end:
-                end = min(stream.end, (first // BLOCK + 1) * BLOCK)
-                count += end - first
-                first = end
+            count += self.share(progress.position, stream.end)
         return count
 
     # Frames
@@ -191,8 +194,14 @@ class Lane:
             self.suspect = None
 
 
-def add(progress: Progress, end: int, filtered: int, dead: int) -> None:
-    """Move a cursor forward; it never goes back."""
+def add(progress: Progress, end: int, became: Counts) -> None:
+    """Move a cursor forward with what became of the records; it never goes back."""
     progress.position = max(progress.position, end)
-    progress.filtered += filtered
-    progress.dead += dead
+    progress.filtered += became.filtered
+    progress.dead += became.dead
+    counts = progress.counts
+    counts.delivered += became.delivered
+    counts.filtered += became.filtered
+    counts.dead += became.dead
+    counts.lost += became.lost
+    counts.unknown += became.unknown

@@ -333,10 +333,13 @@ class Coordinator:
 
     def _hand_over(self, worker: WorkerHandle, span: Span, frame: Frame) -> bool:
         if not frame.data:
+            if worker.lane.sent:
+                return False  # the cursor may not go over what is with the worker
             source = self._lifeline.source
             if source is not None and span.stream in source.streams:
                 stream = source.streams[span.stream]
-                self._settler.pass_over(worker.lane, stream, frame.end)
+                self._windows.given_up(span.stream, frame)
+                self._settler.pass_over(worker.lane, stream, frame.first, frame.end)
             return True
         if worker.channel is None or not worker.channel.offer(frame.data):
             return False

@@ -14,7 +14,7 @@ from tyk_pump.clock import Clock
 from tyk_pump.coordinator.lanes import Lane, Sent, add
 from tyk_pump.coordinator.supervisor import WorkerHandle
 from tyk_pump.errors import StateError
-from tyk_pump.source.claims import Progress, Source, Stream
+from tyk_pump.source.claims import Counts, Progress, Source, Stream
 from tyk_pump.state.file import StateFile
 from tyk_pump.worker.outcome import DeadRecord, Outcome
 
@@ -118,6 +118,7 @@ class Settler:
             attempts=0,
             list=window.list,
             codec=window.codec,
+            lost=window.lost,
         )
         worker.counts.dead += len(done.dead)
         worker.lane.skip(poison.stream, poison.end)
@@ -136,19 +137,20 @@ class Settler:
                 self._moved.add((stream.id, field))
         source.owe(field)  # and streams to come; nothing is left for it to write
 
-    def pass_over(self, lane: Lane, stream: Stream, end: int) -> None:
+    def pass_over(self, lane: Lane, stream: Stream, first: int, end: int) -> None:
         """Move a cursor over positions that hold nothing any more."""
         lane.skip(stream.id, end)
         progress = stream.progress.get(lane.field)
         if progress is not None:
-            add(progress, end, 0, 0)
+            add(progress, end, Counts(lost=end - first))
             self._moved.add((stream.id, lane.field))
 
     def _move(self, lane: Lane, done: Outcome, source: Source) -> None:
         stream = source.streams.get(done.stream)
         progress = stream.progress.get(lane.field) if stream else None
         if progress is not None:
-            add(progress, done.end, done.filtered, len(done.dead))
+            became = Counts(done.delivered, done.filtered, len(done.dead), done.lost)
+            add(progress, done.end, became)
             self._moved.add((done.stream, lane.field))
 
     # From cursors to Redis

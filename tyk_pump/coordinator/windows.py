@@ -53,11 +53,6 @@ class Windows:
         limit = min(self.records(), span.end - span.first)
         window = source.read(span.stream, span.first, limit)
         if window.lost:
-            self.lost += window.lost
-            logger.error(
-                "Redis has lost claimed records",
-                extra={"batch": span.stream, "records": window.lost},
-            )
             return Frame(span.first, span.first + window.lost, b"")
         if not window.records:
             return None
@@ -68,6 +63,14 @@ class Windows:
         frame = Frame(window.first, window.first + len(window.records), data)
         self._keep(key, frame)
         return frame
+
+    def given_up(self, stream: str, frame: Frame) -> None:
+        """Count and tell what Redis has lost, once a cursor goes over it."""
+        self.lost += frame.end - frame.first
+        logger.error(
+            "Redis has lost claimed records",
+            extra={"batch": stream, "records": frame.end - frame.first},
+        )
 
     def clear(self) -> None:
         """Forget all frames: another instance may own their streams."""

@@ -96,12 +96,41 @@ class Claim(msgspec.Struct, array_like=True):
         return position - self.base + self.offset - self.total
 
 
+class Counts(msgspec.Struct, array_like=True):
+    """What became of records, as outcomes tell it: nothing here is arithmetic."""
+
+    delivered: int = 0
+    filtered: int = 0
+    dead: int = 0
+    lost: int = 0
+    """Redis lost them before they could be read."""
+    unknown: int = 0
+    """Settled, but the numbers were lost: Redis had no memory for them."""
+
+    @property
+    def total(self) -> int:
+        """All of them: what a claim's length is compared with."""
+        return sum(msgspec.structs.astuple(self))
+
+
 class Progress(msgspec.Struct, array_like=True):
-    """How far a pump has settled a stream, and what it did not deliver."""
+    """How far a pump has settled a stream, and what it did not deliver.
+
+    `counts` is what became of the positions from `since` on: where the claim in hand
+    begins, or where the cursor began in the middle of one. They move in one HSET with
+    the cursor. Fields that are absent were written by an older version.
+    """
 
     position: int = 0
     filtered: int = 0
     dead: int = 0
+    since: int = -1
+    counts: Counts = msgspec.field(default_factory=Counts)
+
+    def __post_init__(self) -> None:
+        """Count from where the cursor stands when nothing else is known."""
+        if self.since < 0:
+            self.since = self.position
 
 
 class Stream(msgspec.Struct):
@@ -998,4 +1027,13 @@ def unpack(raw: bytes, kind: type[Any]) -> Any:
         raise SourceError(f"a field of a stream cannot be read: {exc}") from exc
 
 
-__all__ = ["Claim", "FieldBook", "ListName", "Look", "Progress", "Source", "Stream"]
+__all__ = [
+    "Claim",
+    "Counts",
+    "FieldBook",
+    "ListName",
+    "Look",
+    "Progress",
+    "Source",
+    "Stream",
+]

@@ -42,6 +42,8 @@ class Outcome(msgspec.Struct, tag="outcome"):
     attempts: int
     list: str
     codec: str
+    lost: int = 0
+    """Positions that Redis lost before they could be read; no worker says that."""
 
 
 class Trouble(msgspec.Struct, tag="trouble"):
