@@ -51,6 +51,8 @@ NAMES = (
     "sql-mcp",
     "uptime-mongo",
     "uptime-sql",
+    "statsd",
+    "dogstatsd",
 )
 """What is packed when no name is given: the parts that have tests."""
 

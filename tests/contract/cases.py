@@ -30,7 +30,7 @@ from tests.servers.kafka import ProxiedKafka, topic_name
 from tests.servers.moesif import Moesif
 from tests.servers.mongo import MongoServer
 from tests.servers.mongowire import MongoWire
-from tests.servers.receiver import TcpReceiver
+from tests.servers.receiver import TcpReceiver, UnixReceiver
 from tests.servers.resurface import Capture
 from tests.servers.splunk import Collector
 from tyk_pump.record.analytics import GraphQLStats, MCPStats
@@ -196,6 +196,27 @@ def _graylog_arrived(seen: Seen) -> list[str]:
 def _syslog_arrived(seen: Seen) -> list[str]:
     lines = [line.decode() for line in seen.server.messages()]
     return [line.partition("map[alias:")[2].partition(" ")[0] for line in lines]
+
+
+def _unix(request: pytest.FixtureRequest) -> AbstractContextManager[Any]:
+    return UnixReceiver(request.getfixturevalue("tmp_path") / "s.sock")
+
+
+def _unix_broken(seen: Seen) -> AbstractContextManager[None]:
+    """It leaves, and its socket takes no more."""
+    return seen.server.leaving(after=12)  # type: ignore[no-any-return]
+
+
+def _statsd_arrived(seen: Seen) -> list[str]:
+    return [
+        line.partition(".")[2].partition(":")[0]
+        for line in seen.server.lines
+        if line.endswith("|ms")
+    ]
+
+
+def _dogstatsd_arrived(seen: Seen) -> list[str]:
+    return [line.rpartition("api_name:")[2] for line in seen.server.lines]
 
 
 def _cluster(request: pytest.FixtureRequest) -> AbstractContextManager[Any]:
@@ -642,6 +663,34 @@ CASES = [
         touched=lambda seen: bool(seen.server.streams),
         broken=_tcp_broken,
         exact=False,
+    ),
+    Case(
+        type="statsd",
+        server=_unix,
+        meta=lambda seen: {
+            "address": f"unix://{seen.server.path}",
+            "fields": ["request_time"],
+            "tags": ["api_name"],
+            "counters": ["path"],
+            "packet_size": 60,
+        },
+        arrived=_statsd_arrived,
+        touched=lambda seen: bool(seen.server.datagrams),
+        broken=_unix_broken,
+        unfit={"path": "x" * 1_000_000},
+    ),
+    Case(
+        type="dogstatsd",
+        server=_unix,
+        meta=lambda seen: {
+            "address": f"unix://{seen.server.path}",
+            "buffered_max_messages": 3,
+            "tags": ["path", "api_name"],
+        },
+        arrived=_dogstatsd_arrived,
+        touched=lambda seen: bool(seen.server.datagrams),
+        broken=_unix_broken,
+        unfit={"path": "x" * 9000},
     ),
     Case(
         type="influx",

@@ -1,4 +1,4 @@
-"""Receivers of messages on UDP, TCP and TLS that may refuse, reset and stall."""
+"""Receivers on UDP, unix sockets, TCP and TLS that may refuse, reset and stall."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -17,23 +18,25 @@ from tests.servers import free_port
 from tests.servers.tls import Authority
 from tyk_pump.transport.datagram import Datagrams
 
+_MARK = b"\0"
 _RESET = struct.pack("ii", 1, 0)
 
 
-class UdpReceiver:
+class DatagramReceiver:
     """Keeps every datagram."""
 
     def __init__(self) -> None:
         self.datagrams: list[bytes] = []
-        self.port = free_port()
         self._socket: socket.socket | None = None
         self.restart()
 
+    def bound(self) -> socket.socket:
+        """Return a new socket at the receiver's place."""
+        raise NotImplementedError
+
     def restart(self) -> None:
-        """Listen (again) on the same port."""
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-        self._socket.bind(("127.0.0.1", self.port))
+        """Listen (again) at the same place."""
+        self._socket = self.bound()
         self._thread = threading.Thread(target=self._run, args=(self._socket,))
         self._thread.start()
 
@@ -56,6 +59,10 @@ class UdpReceiver:
             self._socket.close()
             self._socket = None
 
+    def received(self, data: bytes) -> None:
+        """Take a datagram."""
+        self.datagrams.append(data)
+
     def __enter__(self) -> Self:
         return self
 
@@ -63,11 +70,79 @@ class UdpReceiver:
         self.close()
 
     def _run(self, end: socket.socket) -> None:
-        while True:
-            data = end.recv(1 << 16)
-            if not data:
-                return
-            self.datagrams.append(data)
+        while data := end.recv(1 << 20):
+            self.received(data)
+
+
+class UdpReceiver(DatagramReceiver):
+    """One on a UDP port."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        super().__init__()
+
+    def bound(self) -> socket.socket:
+        """Return a socket with room for a burst."""
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        made.bind(("127.0.0.1", self.port))
+        return made
+
+
+class UnixReceiver(DatagramReceiver):
+    """One on a unix socket, which takes every datagram or none.
+
+    Told to, it leaves after so many: it takes no more, but what it has taken it reads.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.leave_after: int | None = None
+        self._marked = threading.Event()
+        super().__init__()
+
+    @property
+    def lines(self) -> list[str]:
+        """Return all lines of all datagrams that were sent by now."""
+        if self._socket is not None:
+            self._catch_up()
+        return [line for data in self.datagrams for line in data.decode().split("\n")]
+
+    def bound(self) -> socket.socket:
+        """Return a socket with a new file."""
+        self.leave_after = None
+        self.path.unlink(missing_ok=True)
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        made.bind(str(self.path))
+        return made
+
+    def received(self, data: bytes) -> None:
+        """Take a datagram, and perhaps no more."""
+        if data == _MARK:
+            self._marked.set()
+            return
+        super().received(data)
+        if self.leave_after is not None and self._socket is not None:
+            self.leave_after -= 1
+            if self.leave_after == 0:
+                self._socket.shutdown(socket.SHUT_RD)
+
+    @contextlib.contextmanager
+    def leaving(self, after: int) -> Iterator[None]:
+        """Leave after so many datagrams, and be back at the end."""
+        self.leave_after = after
+        try:
+            yield
+        finally:
+            self.close()
+            self.restart()
+
+    def _catch_up(self) -> None:
+        """Wait until all is read that stood in the socket's queue."""
+        self._marked.clear()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(_MARK, str(self.path))
+        assert self._marked.wait(30)
 
 
 class TcpReceiver:
@@ -221,7 +296,7 @@ class TcpReceiver:
 
 
 @contextlib.contextmanager
-def keeping_up(receiver: UdpReceiver) -> Iterator[None]:
+def keeping_up(receiver: DatagramReceiver) -> Iterator[None]:
     """Hold each datagram back until the one before has been taken.
 
     A burst may fill the receiver's buffer, and the kernel drops the rest.

@@ -10,6 +10,7 @@ from tyk_pump.pumps.protocol import RegisteredPump
 
 REGISTRY: Final[dict[str, str]] = {
     "csv": "tyk_pump.pumps.csv:CsvPump",
+    "dogstatsd": "tyk_pump.pumps.dogstatsd:DogstatsdPump",
     "dummy": "tyk_pump.pumps.dummy:DummyPump",
     "elasticsearch": "tyk_pump.pumps.elasticsearch:ElasticsearchPump",
     "graylog": "tyk_pump.pumps.graylog:GraylogPump",
@@ -33,6 +34,7 @@ REGISTRY: Final[dict[str, str]] = {
     "sql_aggregate": "tyk_pump.pumps.sql_aggregate:SqlAggregatePump",
     "sql-graph-aggregate": "tyk_pump.pumps.sql_graph_aggregate:SqlGraphAggregatePump",
     "sql-mcp-aggregate": "tyk_pump.pumps.sql_mcp_aggregate:SqlMcpAggregatePump",
+    "statsd": "tyk_pump.pumps.statsd:StatsdPump",
     "stdout": "tyk_pump.pumps.stdout:StdoutPump",
     "syslog": "tyk_pump.pumps.syslog:SyslogPump",
 }

@@ -18,7 +18,7 @@ from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.analytics import ZERO_TIME, AnalyticsRecord
 from tyk_pump.record.document import Document
 from tyk_pump.record.gotime import go_text, rfc3339
-from tyk_pump.transport.datagram import LARGEST_DATAGRAM
+from tyk_pump.transport.datagram import LARGEST_DATAGRAM, address
 from tyk_pump.transport.messages import Messages
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,6 @@ _TEXTS: Final = (
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _SD_ID: Final = re.compile(r"[!#-<>-\\^-~]{1,32}")
-_ADDRESS: Final = re.compile(
-    r"(?:\[(?P<six>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d+)"
-)
 _UNSEEN: Final = re.compile(r"[^!-~]")
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -262,17 +259,6 @@ class SyslogPump:
         if not self._options.truncate_datagrams:
             raise CodecError(f"too large for a datagram: {size} bytes of {limit}")
         return _first_bytes(message, limit - len(end)) + end
-
-
-def address(text: str) -> tuple[str, int]:
-    """Return host and port; ValueError says what is wrong."""
-    found = _ADDRESS.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"{text!r} is not host:port")
-    port = int(found["port"])
-    if not 0 < port < 65_536:
-        raise ValueError(f"{text!r}: there is no port {port}")
-    return found["six"] or found["host"] or "localhost", port
 
 
 def map_text(r: AnalyticsRecord) -> str:

@@ -1,4 +1,5 @@
-"""Bytes to a log receiver: datagrams over UDP, a stream over TCP, TLS in it."""
+"""Bytes to a receiver that does not answer: datagrams over UDP and unix sockets, a
+stream over TCP, TLS in it."""
 
 from __future__ import annotations
 
@@ -6,10 +7,13 @@ import array
 import contextlib
 import errno
 import fcntl
+import math
 import os
+import re
 import select
 import socket
 import ssl
+import struct
 import termios
 import time
 from collections.abc import Callable
@@ -26,10 +30,29 @@ LARGEST_DATAGRAM: Final = 65_507
 _LOOK_UP_AGAIN: Final = 60.0
 """Seconds after which a name is resolved anew: a datagram does not tell us that its
 receiver has moved."""
+_ADDRESS: Final = re.compile(
+    r"(?:\[(?P<six>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d+)"
+)
+_MTU: Final = {
+    # Linux's own numbers, which the socket module does not have.
+    socket.AF_INET: (socket.IPPROTO_IP, 14),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 24),
+}
 
 
 class TooLong(Exception):
     """A datagram is larger than the way allows."""
+
+
+def address(text: str) -> tuple[str, int]:
+    """Return host and port; ValueError says what is wrong."""
+    found = _ADDRESS.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is not host:port")
+    port = int(found["port"])
+    if not 0 < port < 65_536:
+        raise ValueError(f"{text!r}: there is no port {port}")
+    return found["six"] or found["host"] or "localhost", port
 
 
 class Datagrams:
@@ -37,6 +60,7 @@ class Datagrams:
 
     def __init__(self, host: str, port: int) -> None:
         self._address = (host, port)
+        self._place = f"{host}:{port}"
         self._socket: socket.socket | None = None
         self._opened = 0.0
 
@@ -51,7 +75,12 @@ class Datagrams:
             if exc.errno == errno.EMSGSIZE:
                 raise TooLong(f"{len(data)} bytes do not fit a datagram") from exc
             self.close()
-            raise _failed(self._address, exc) from exc
+            raise _failed(self._place, exc) from exc
+
+    def mtu(self) -> int:
+        """Return the bytes of a packet that this way takes whole, as far as known."""
+        sender = self._socket or self.open()
+        return sender.getsockopt(*_MTU[sender.family])
 
     def check(self) -> None:
         """Raise TransientError where a refusal of what was sent has come back."""
@@ -59,19 +88,15 @@ class Datagrams:
             return
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            raise _failed(self._address, OSError(code, os.strerror(code)))
+            raise _failed(self._place, OSError(code, os.strerror(code)))
 
     def open(self) -> socket.socket:
         """Resolve the name and make the socket, in place of the one there is."""
         self.close()
         try:
-            # Connected, a refusal by the other end is told to us with the next send.
-            self._socket = _connected(self._address, socket.SOCK_DGRAM)
+            self._socket = self._made()
         except OSError as exc:
-            raise _failed(self._address, exc) from exc
-        # With a time limit each `send` would ask first whether there is room; without
-        # one it waits for the network card at most.
-        self._socket.settimeout(None)
+            raise _failed(self._place, exc) from exc
         self._opened = time.monotonic()
         return self._socket
 
@@ -80,6 +105,40 @@ class Datagrams:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def _made(self) -> socket.socket:
+        # Connected, a refusal by the other end is told to us with the next send.
+        made = _connected(self._address, socket.SOCK_DGRAM)
+        # With a time limit each `send` would ask first whether there is room; without
+        # one it waits for the network card at most.
+        made.settimeout(None)
+        return made
+
+
+class UnixDatagrams(Datagrams):
+    """One unix socket; what is sent stands in the receiver's own queue.
+
+    A full queue is waited for, so many seconds.
+    """
+
+    def __init__(self, path: str, patience: float) -> None:
+        self._place = path
+        self._patience = patience
+        self._socket = None
+        self._opened = 0.0
+
+    def _made(self) -> socket.socket:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        # The kernel's own limit saves asking before each `send` whether there is room.
+        fraction, seconds = math.modf(self._patience)
+        limit = struct.pack("ll", int(seconds), int(fraction * 1_000_000))
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            made.connect(self._place)
+        except OSError:
+            made.close()
+            raise
+        return made
 
 
 class Stream:
@@ -101,6 +160,7 @@ class Stream:
         until_read: bool = False,
     ) -> None:
         self._address = (host, port)
+        self._place = f"{host}:{port}"
         self._name = (options and options.ssl_server_name) or host
         self._context = None if options is None else tls.context(options)
         self._timeout = timeout
@@ -119,7 +179,7 @@ class Stream:
                 _wait_until_confirmed(sender, self._timeout)
         except (OSError, ssl.SSLError) as exc:
             self.close()
-            raise _failed(self._address, exc) from exc
+            raise _failed(self._place, exc) from exc
 
     def open(self) -> socket.socket:
         """Connect, in place of the connection there is."""
@@ -136,7 +196,7 @@ class Stream:
                 )
         except (OSError, ssl.SSLError) as exc:
             self.close()
-            raise _failed(self._address, exc) from exc
+            raise _failed(self._place, exc) from exc
         return self._socket
 
     def close(self) -> None:
@@ -242,12 +302,13 @@ def _unconfirmed(sender: socket.socket) -> int:
     return count[0]
 
 
-def _failed(address: tuple[str, int], exc: OSError) -> TransientError:
-    host, port = address
+def _failed(place: str, exc: OSError) -> TransientError:
     if isinstance(exc, ssl.SSLCertVerificationError):
         reason = f"certificate verify failed: {exc.verify_message}"
     elif isinstance(exc, TimeoutError) and not exc.strerror:
         reason = "timed out"
+    elif isinstance(exc, BlockingIOError):
+        reason = "the receiver's queue is full"
     else:
         reason = exc.strerror or str(exc) or type(exc).__name__
-    return TransientError(f"{host}:{port}: {reason}")
+    return TransientError(f"{place}: {reason}")
