@@ -117,7 +117,7 @@ def setup(format: str = "text", level: str = "") -> None:
     root.addHandler(handler)
     root.setLevel(number)
     # Drivers say at debug level what they send, bodies and credentials included.
-    for name in ("kafka", "urllib3", "redis", "waitress"):
+    for name in ("google", "kafka", "urllib3", "redis", "waitress"):
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     # What would only repeat our own lines about a refused or slow connection.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
@@ -137,6 +137,11 @@ def hide(values: Iterable[str]) -> None:
     """Mask these secrets in every later line."""
     # Masking a very short value would garble every line and hide nothing.
     _hidden.update(value for value in values if len(value) >= 4)
+
+
+def show(values: Iterable[str]) -> None:
+    """Mask these no longer: they open nothing any more."""
+    _hidden.difference_update(values)
 
 
 def hide_secrets(options: Any) -> None:

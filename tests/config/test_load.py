@@ -97,7 +97,7 @@ def test_missing_file(tmp_path: Path) -> None:
         (
             "analytics_storage_config",
             {"iam_auth": {"enabled": True}},
-            "analytics_storage_config.iam_auth.enabled: cloud identities are not",
+            "analytics_storage_config.iam_auth.provider: '' is not one of gcp",
         ),
         (
             "analytics_storage_config",
@@ -341,3 +341,14 @@ def test_key_written_three_times(read: Read) -> None:
     """The last of three spellings counts."""
     config = read('{"purge_delay": 1, "Purge_Delay": 2, "purge_delay": 3}')
     assert config.root.purge_delay == 3
+
+
+def test_tokens_in_the_clear_are_warned_of() -> None:
+    """As the reference does: some reach their Redis through a tunnel."""
+    variables = {
+        "TYK_PMP_REDIS_IAMAUTH_ENABLED": "true",
+        "TYK_PMP_REDIS_IAMAUTH_PROVIDER": "gcp",
+    }
+    (warning,) = load(None, variables).warnings
+    assert warning.startswith("analytics_storage_config.iam_auth: tokens travel in ")
+    assert load(None, {**variables, "TYK_PMP_REDIS_USESSL": "true"}).warnings == []

@@ -242,7 +242,15 @@ class _Loader:
             values["log_format"] = layout
         self.warn_of_root(values)
         root = self.build(RootOptions, values, "", fault)
-        return root if isinstance(root, RootOptions) else RootOptions()
+        if not isinstance(root, RootOptions):
+            return RootOptions()
+        redis = root.analytics_storage_config
+        if redis.iam_auth.enabled and not redis.tls():
+            self.warnings.append(
+                "analytics_storage_config.iam_auth: tokens travel in the clear without "
+                "use_ssl"
+            )
+        return root
 
     def warn_of_root(self, values: dict[str, Any]) -> None:
         """Say which root options do less than their names promise."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -14,14 +15,30 @@ _DEFAULT_PREFIX = "analytics-"
 
 
 class IamAuthOptions(Options, frozen=True, kw_only=True):
-    """A cloud identity in the place of the Redis password; not in this version."""
+    """A cloud identity in the place of the Redis password."""
 
-    enabled: Annotated[bool, doc("Not in this version: `true` is refused.")] = False
-    provider: Annotated[str, doc("Whose identity it is: `gcp`.")] = ""
-    service_account: Annotated[str, doc("Service account to act as.")] = ""
+    enabled: Annotated[
+        bool,
+        doc("Log in with access tokens; `username` and `password` do not count then."),
+    ] = False
+    provider: Annotated[str, doc("Whose identity it is; only `gcp` exists.")] = ""
+    service_account: Annotated[
+        str,
+        doc("Service account to impersonate; empty means the ambient identity itself."),
+    ] = ""
     token_refresh_before_expiry: Annotated[
-        Seconds, doc("How long before its end a token is renewed.")
+        Seconds,
+        doc("How long before its end a token is renewed; half its time at most.", ge=0),
     ] = 300.0
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """A provider that nobody knows, or whose client is not installed."""
+        if not self.enabled:
+            return
+        if self.provider.strip().lower() != "gcp":
+            yield "provider", f"{self.provider!r} is not one of gcp"
+        elif not _installed("google.auth"):
+            yield "provider", "gcp needs google-auth: install tyk-pump[gcp]"
 
 
 class RedisOptions(Options, frozen=True, kw_only=True):
@@ -122,7 +139,7 @@ class RedisOptions(Options, frozen=True, kw_only=True):
         return float(self.timeout) or 5.0
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """What no single option shows: addresses, the order of TLS versions, IAM."""
+        """What no single option shows: addresses, the order of TLS versions."""
         for index, text in enumerate(self.addrs):
             if not _is_address(text):
                 yield f"addrs[{index}]", f"{text!r} is no host:port"
@@ -133,8 +150,6 @@ class RedisOptions(Options, frozen=True, kw_only=True):
             low, high = self.tls_versions()
             if low in TLS_VERSIONS and high in TLS_VERSIONS and low > high:
                 yield "ssl_min_version", f"{low} is above ssl_max_version {high}"
-        if self.iam_auth.enabled:
-            yield "iam_auth.enabled", "cloud identities are not in this version"
 
 
 def split_address(text: str, default_port: int) -> tuple[str, int]:
@@ -148,6 +163,13 @@ def split_address(text: str, default_port: int) -> tuple[str, int]:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor what it is a part of
+        return False
 
 
 def _is_address(text: str) -> bool:

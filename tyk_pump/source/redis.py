@@ -21,12 +21,14 @@ from redis.connection import ConnectionPool, SSLConnection
 from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
+    AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     ExecAbortError,
     MasterDownError,
     MovedError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TryAgainError,
@@ -36,6 +38,7 @@ from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from tyk_pump.config.root import RedisOptions
 from tyk_pump.errors import SourceError
+from tyk_pump.source.identity import identity
 
 Command = tuple[Any, ...]
 
@@ -74,6 +77,7 @@ class Link:
 
     def __init__(self, options: RedisOptions) -> None:
         self._options = options
+        self._identity = identity(options.iam_auth, options.timeout_seconds())
         self._cluster: RedisCluster | None = None
         self._pool: ConnectionPool | None = None
 
@@ -178,6 +182,8 @@ class Link:
     def _route(
         self, commands: Sequence[Command]
     ) -> list[tuple[ConnectionPool, list[int]]]:
+        if self._identity is not None and self._identity.renewed():
+            self.close()  # what comes next opens them anew
         if not self._options.enable_cluster or self._options.master_name:
             if self._pool is None:
                 self._pool = self._make_pool()
@@ -237,8 +243,10 @@ class Link:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (RedisError, OSError) as exc:
+        except (RedisError, RedisClusterException, OSError) as exc:
             self._forget_topology()
+            if self._identity is not None and _refuses_us(exc):
+                self._identity.refused()
             text = str(exc) or type(exc).__name__
             raise SourceError(f"Redis: {text}") from exc
 
@@ -248,8 +256,7 @@ class Link:
         options = self._options
         seconds = options.timeout_seconds()
         settings: dict[str, Any] = {
-            "username": options.username or None,
-            "password": options.password.reveal() or None,
+            **self._credentials(),
             "socket_timeout": seconds,
             "socket_connect_timeout": seconds,
             "socket_keepalive": True,
@@ -257,6 +264,15 @@ class Link:
             "protocol": 2,
         }
         return settings | self._tls_settings()
+
+    def _credentials(self) -> dict[str, Any]:
+        if self._identity is not None:
+            return {"credential_provider": self._identity}
+        options = self._options
+        return {
+            "username": options.username or None,
+            "password": options.password.reveal() or None,
+        }
 
     def _tls_settings(self) -> dict[str, Any]:
         options = self._options
@@ -382,6 +398,15 @@ def _executed(replies: list[Any]) -> list[Any]:
     if not isinstance(why, ResponseError):
         why = ExecAbortError("transaction discarded")
     return [why] * (len(replies) - 2)
+
+
+def _refuses_us(exc: BaseException | None) -> bool:
+    """Say whether Redis has not taken a password; a cluster's client wraps that."""
+    while exc is not None:
+        if isinstance(exc, AuthenticationError):
+            return True
+        exc = exc.__cause__
+    return False
 
 
 def _tls_version(name: str) -> ssl.TLSVersion:
