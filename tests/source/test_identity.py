@@ -39,12 +39,10 @@ class World:
     def __init__(self, server: RedisServer, cloud: Google) -> None:
         self.server = server
         self.cloud = cloud
-        self.admin: Any = server.client()
-        self.admin.execute_command("ACL", "SETUSER", "admin", "on", ">admin", "~*")
-        self.admin.execute_command("ACL", "SETUSER", "admin", "+@all", "&*")
+        with contextlib.closing(server.client()) as client:
+            make_admin(client)
         server.kwargs = ADMIN
-        self.admin.close()
-        self.admin = server.client()
+        self.admin: Any = server.client()
         self.rotate(cloud.token)
 
     def rotate(self, token: str) -> None:
@@ -60,6 +58,11 @@ class World:
         """Return a link of the identity."""
         iam = {"enabled": True, "provider": "gcp", **how.pop("iam", {})}
         return contextlib.closing(Link(options(self.server, iam_auth=iam, **how)))
+
+
+def make_admin(client: Any) -> None:
+    """Make a user who may do all."""
+    client.execute_command("ACL", "SETUSER", "admin", "on", ">admin", "~*", "+@all")
 
 
 def take_only(admin: Any, token: str) -> None:
