@@ -63,6 +63,7 @@ ANSWERS: Final = (
     Answer(b"/v1/events/batch", b"201 Created", b"{}"),
     Answer(b"/v1/batch", b"200 OK", b'{"success":true}'),
     Answer(b"/message", b"204 No Content"),
+    Answer(b"/timestream", b"200 OK", b'{"RecordsIngested":{}}'),
     Answer(b"GET / ", b"200 OK", b'{"version":{"number":"8.13.0"}}'),
     Answer(b"", b"200 OK"),
 )

@@ -120,6 +120,21 @@ TARGETS: Final[dict[str, Target]] = {
             "tags": ["api_id", "method", "path"],
         }
     ),
+    "timestream": Target(
+        lambda at: {
+            "aws_endpoint": f"http://{at}/timestream",
+            "aws_region": "eu-west-1",
+            "aws_key": "k",
+            "aws_secret": "s",
+            "timestream_database_name": "d",
+            "timestream_table_name": "t",
+            "dimensions": ["Method", "Path", "APIName", "APIID", "OrgID"],
+            "measures": [
+                *("ResponseCode", "RequestTime", "Latency.Total", "Latency.Upstream"),
+                *("UserAgent", "IPAddress", "GeoData.Country.ISOCode"),
+            ],
+        }
+    ),
     "resurfaceio": Target(
         lambda at: {"capture_url": f"http://{at}/message", "rules": "include debug"}
     ),

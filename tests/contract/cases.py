@@ -33,6 +33,7 @@ from tests.servers.mongowire import MongoWire
 from tests.servers.receiver import TcpReceiver, UnixReceiver
 from tests.servers.resurface import Capture
 from tests.servers.splunk import Collector
+from tests.servers.timestream import Timestream
 from tyk_pump.record.analytics import GraphQLStats, MCPStats
 
 FAULTY = "tests.faults.plugins.faulty_pump:FaultyPump"
@@ -379,6 +380,28 @@ def _resurface_broken(seen: Seen) -> Iterator[None]:
         yield
     finally:
         server.before = lambda request: None
+
+
+def _timestream(request: pytest.FixtureRequest) -> Timestream:
+    server = Timestream()
+    server.oldest = 1_741_000_000 * 10**9
+    return server
+
+
+@contextlib.contextmanager
+def _timestream_broken(seen: Seen) -> Iterator[None]:
+    """Of the first call the answer is lost; then the service is away."""
+    http = seen.server.http
+    usual, first = http.respond, [True]
+
+    def respond(request: Request) -> Answer:
+        if first:
+            first.clear()
+            usual(request)
+        return Answer(hang_up=True)
+
+    with http.answering(respond):
+        yield
 
 
 @contextlib.contextmanager
@@ -766,6 +789,16 @@ CASES = [
         touched=asked,
         broken=lambda seen: refusing(seen.server),
         unfit={"path": "unfit"},
+        once=True,
+    ),
+    Case(
+        type="timestream",
+        server=_timestream,
+        meta=lambda seen: seen.server.meta(measures=["RawRequest"]),
+        arrived=lambda seen: [p.dimensions["APIName"] for p in seen.server.points],
+        touched=lambda seen: bool(seen.server.http.requests),
+        broken=_timestream_broken,
+        unfit={"timestamp": (1_600_000_000, 0)},
         once=True,
     ),
     Case(

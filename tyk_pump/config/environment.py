@@ -126,6 +126,8 @@ def overlay(
             name, text = field.bare, variables.get(field.bare)
         for other in field.env_aliases:
             also = variables.get(f"{prefix}_{other}")
+            if other.endswith("*"):
+                also = _gathered(f"{prefix}_{other[:-1]}", variables)
             if text is None and also is not None:
                 name, text = f"{prefix}_{other}", also
         if text is None:
@@ -253,6 +255,15 @@ def _pairs(text: str) -> dict[str, str]:
         key, _, value = item.partition(":")
         pairs[key] = value
     return pairs
+
+
+def _gathered(prefix: str, variables: Variables) -> str | None:
+    """Return the pairs that variables of one entry each make together."""
+    pairs = [
+        f"{variables.written(name)[len(prefix) :]}:{variables.get(name)}"
+        for name in variables.starting(prefix)
+    ]
+    return ",".join(pairs) if pairs else None
 
 
 def _addresses(text: str) -> dict[str, str]:

@@ -32,12 +32,13 @@ def doc(
     """Describe an option.
 
     `env` is the last part of its environment name where that is not the key in capitals
-    without underscores, `env_aliases` are other spellings of it. `aliases` are older
-    spellings of the key. `choices` are the accepted texts, compared without case; the
-    empty text stands for the default. A `numeral` is a whole number that the file may
-    also hold as a text. `variable` names what is asked in the environment where no
-    other place says more than an empty text: a variable of the back end's own programs.
-    `bare` is a variable for all pumps with this option; one of the pump wins over it.
+    without underscores, `env_aliases` are other spellings of it; one that ends in `*`
+    is a variable for each entry of a map. `aliases` are older spellings of the key.
+    `choices` are the accepted texts, compared without case; the empty text stands for
+    the default. A `numeral` is a whole number that the file may also hold as a text.
+    `variable` names what is asked in the environment where no other place says more
+    than an empty text: a variable of the back end's own programs. `bare` is a variable
+    for all pumps with this option; one of the pump wins over it.
     """
     extra: dict[str, Any] = {"doc": True}
     if env is not None:

@@ -37,6 +37,7 @@ REGISTRY: Final[dict[str, str]] = {
     "statsd": "tyk_pump.pumps.statsd:StatsdPump",
     "stdout": "tyk_pump.pumps.stdout:StdoutPump",
     "syslog": "tyk_pump.pumps.syslog:SyslogPump",
+    "timestream": "tyk_pump.pumps.timestream:TimestreamPump",
 }
 """Type of a pump -> where its class is."""
 

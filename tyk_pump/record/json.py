@@ -268,13 +268,13 @@ def go_float(number: float) -> str:
         raise CodecError(f"the number {number} has no form in JSON")
     if number == 0 or 1e-6 <= abs(number) < 1e21:
         sign = "-" if math.copysign(1, number) < 0 else ""
-        return sign + _positional(abs(number))
+        return sign + positional(abs(number))
     mantissa, _, exponent = repr(number).partition("e")
     # Exponents of two digits keep their sign but lose a leading zero: 1e-7.
     return f"{mantissa.removesuffix('.0')}e{int(exponent):+d}"
 
 
-def _positional(number: float) -> str:
+def positional(number: float) -> str:
     """Return the shortest digits that read back as the number, without exponent."""
     mantissa, _, exponent = repr(number).partition("e")
     if not exponent:
