@@ -35,6 +35,8 @@ NAMES = (
     "logzio",
     "segment",
     "kafka",
+    "kinesis",
+    "sqs",
     "sql",
     "mongo",
     "mongo-pump-selective",

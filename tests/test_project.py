@@ -34,6 +34,8 @@ PUMPS_MAY_IMPORT = (
     "tyk_pump.transport",
     # The line formats only: stdout prints its records as the log prints its lines.
     "tyk_pump.log",
+    # Ids alone.
+    "tyk_pump.ulid",
 )
 COORDINATOR_DATA = "tyk_pump.coordinator.snapshot"
 """What the coordinator says of itself: plain data, which `admin` shows."""

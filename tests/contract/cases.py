@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from tests.daemon.harness import csv_rows
-from tests.servers import logzio, mongowire, segment, splunk
+from tests.servers import aws, logzio, mongowire, segment, splunk
 from tests.servers.cluster import ClusterServer, refused
 from tests.servers.database import Database, Databases
 from tests.servers.http import Answer, HttpServer, Request
@@ -316,6 +316,41 @@ def _listener(request: pytest.FixtureRequest) -> logzio.Listener:
 
 def _segment(request: pytest.FixtureRequest) -> segment.Api:
     return segment.Api(request.getfixturevalue("authority"))
+
+
+@contextlib.contextmanager
+def _aws(request: pytest.FixtureRequest) -> Iterator[aws.Aws]:
+    with aws.Aws(request.getfixturevalue("authority")) as made:
+        made.fails = lambda text: (
+            "InvalidMessageContents" if '"alias":"unfit"' in text else ""
+        )
+        yield made
+
+
+def _aws_meta(seen: Seen) -> dict[str, Any]:
+    return {
+        "aws_region": aws.REGION,
+        "aws_key": aws.KEY,
+        "aws_secret": aws.SECRET,
+        "aws_endpoint": seen.server.url,
+        **trusting(seen),
+    }
+
+
+@contextlib.contextmanager
+def _aws_broken(seen: Seen) -> Iterator[None]:
+    """The first call does its work, the next ones are throttled."""
+    left = [1]
+
+    def before(operation: str, asked: Any) -> aws.Wrong | None:
+        left[0] -= 1
+        return None if left[0] >= 0 else aws.Wrong("ThrottlingException", "slower")
+
+    seen.server.before = before
+    try:
+        yield
+    finally:
+        seen.server.before = lambda operation, asked: None
 
 
 def asked(seen: Seen) -> bool:
@@ -800,6 +835,33 @@ CASES = [
         broken=_timestream_broken,
         unfit={"timestamp": (1_600_000_000, 0)},
         once=True,
+    ),
+    Case(
+        type="kinesis",
+        server=_aws,
+        meta=lambda seen: {
+            **_aws_meta(seen),
+            "stream_name": aws.STREAM,
+            "batch_size": 20,
+        },
+        arrived=lambda seen: [
+            json.loads(record.data)["alias"] for record in seen.server.streams["tyk"]
+        ],
+        touched=lambda seen: bool(seen.server.operations),
+        broken=_aws_broken,
+        unfit={"timestamp": (10**12, 0)},
+    ),
+    Case(
+        type="sqs",
+        server=_aws,
+        meta=lambda seen: {**_aws_meta(seen), "aws_queue_name": aws.QUEUE},
+        arrived=lambda seen: [
+            json.loads(entry["MessageBody"])["alias"]
+            for entry in seen.server.queues["tyk"]
+        ],
+        touched=lambda seen: bool(seen.server.operations),
+        broken=_aws_broken,
+        unfit={},
     ),
     Case(
         type="faulty",

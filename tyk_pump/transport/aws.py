@@ -41,6 +41,7 @@ from tyk_pump.transport.http import (
     Reply,
     excerpt,
     fault_of,
+    place,
 )
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ WHO_ASKS: Final = frozenset(
     }
 )
 """Codes after which credentials are looked for anew: a file may have others by now."""
+DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException"})
 _JUDGED: Final = frozenset(range(400, 600))
 """Statuses whose meaning stands in the answer."""
 
@@ -174,6 +176,11 @@ class FailedCall(TransientError):
 def records_fault(code: str) -> bool:
     """Say whether a code, of a call or of an entry in it, blames the record."""
     return code in RECORDS_FAULT or code in TOO_LARGE
+
+
+def denied(code: str) -> bool:
+    """Say whether a code means that we are known, but may not do this."""
+    return code in DENIED
 
 
 class Access:
@@ -321,6 +328,10 @@ class Service:
         body = content if isinstance(content, bytes) else msgspec.json.encode(content)
         return self._post(self._address(), operation, body)
 
+    def failure(self, reason: str) -> TransientError:
+        """Return the error for an answer that is none."""
+        return FailedCall(f"{place(self.url)}: {reason}")
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -339,7 +350,7 @@ class Service:
                     float(first["CachePeriodInMinutes"]),
                 )
             except (LookupError, TypeError, ValueError) as exc:
-                raise FailedCall(f"{self.url} names no address") from exc
+                raise self.failure("DescribeEndpoints names no address") from exc
             self._discovered = f"https://{address}", now + minutes * 60
         return self._discovered[0]
 
