@@ -298,10 +298,12 @@ class TimestreamPump:
     def write(self, batch: Batch) -> None:
         """Send the records; Timestream says which it refuses."""
         points, skipped = self._points, 0
+        with_id = bool(self._options.record_id_name)
 
         def encode(_: Batch, index: int) -> bytes | None:
             nonlocal skipped
-            item = points.encode(batch.records[index], batch.record_id(index))
+            record_id = batch.record_id(index) if with_id else ""
+            item = points.encode(batch.records[index], record_id)
             skipped += item is None
             return item
 

@@ -169,10 +169,10 @@ class Points:
         self.cut = 0
         """Texts whose end is left out, for the service has no room."""
 
-    def encode(self, record: AnalyticsRecord, record_id: str) -> bytes | None:
+    def encode(self, record: AnalyticsRecord, record_id: str = "") -> bytes | None:
         """Return a record in JSON, its time at the end; None without any measure.
 
-        CodecError says why the service cannot have it.
+        The id is for `id_name`. CodecError says why the service cannot have a record.
         """
         seconds, rest = record.timestamp
         time = seconds * 1_000_000_000 + rest
