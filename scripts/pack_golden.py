@@ -34,6 +34,7 @@ NAMES = (
     "splunk",
     "logzio",
     "segment",
+    "prometheus",
     "kafka",
     "kinesis",
     "sqs",

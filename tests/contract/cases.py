@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import resource
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from hashlib import sha256
@@ -21,7 +22,7 @@ import msgspec
 import pytest
 
 from tests.daemon.harness import csv_rows
-from tests.servers import aws, logzio, mongowire, segment, splunk
+from tests.servers import aws, free_port, logzio, mongowire, segment, splunk
 from tests.servers.cluster import ClusterServer, refused
 from tests.servers.database import Database, Databases
 from tests.servers.http import Answer, HttpServer, Request
@@ -30,10 +31,12 @@ from tests.servers.kafka import ProxiedKafka, topic_name
 from tests.servers.moesif import Moesif
 from tests.servers.mongo import MongoServer
 from tests.servers.mongowire import MongoWire
+from tests.servers.process import listening
 from tests.servers.receiver import TcpReceiver, UnixReceiver
 from tests.servers.resurface import Capture
 from tests.servers.splunk import Collector
 from tests.servers.timestream import Timestream
+from tyk_pump.pumps.prometheus import PrometheusOptions, PrometheusPump
 from tyk_pump.record.analytics import GraphQLStats, MCPStats
 
 FAULTY = "tests.faults.plugins.faulty_pump:FaultyPump"
@@ -145,6 +148,27 @@ def _csv_broken(seen: Seen) -> AbstractContextManager[None]:
 
 def _stdout_broken(seen: Seen) -> AbstractContextManager[None]:
     return _small_files(os.fstat(STDOUT).st_size + 5000)
+
+
+def _scraped(seen: Seen) -> list[str]:
+    """What a scraper counts; a pump that is closed is opened once more for it."""
+    with contextlib.ExitStack() as stack:
+        if not listening(seen.server):
+            address = f"127.0.0.1:{seen.server}"
+            options = PrometheusOptions(listen_address=address, persist="batch")
+            pump = PrometheusPump(options)
+            pump.keep_in(seen.folder / "kept")
+            pump.open()
+            stack.callback(pump.close)
+        with urllib.request.urlopen(f"http://127.0.0.1:{seen.server}/metrics") as reply:
+            lines = reply.read().decode().splitlines()
+    numbers = [int(x.split()[1]) for x in lines if x.startswith("tyk_http_status{")]
+    return [""] * sum(numbers)
+
+
+def _no_room(seen: Seen) -> AbstractContextManager[None]:
+    """The disk has no room for what is stored."""
+    return _small_files(1)
 
 
 @contextlib.contextmanager
@@ -688,6 +712,18 @@ CASES = [
         broken=_moesif_broken,
         once=True,
         unfit={"timestamp": (10**12, 0)},
+    ),
+    Case(
+        type="prometheus",
+        server=lambda request: contextlib.nullcontext(free_port()),
+        meta=lambda seen: {
+            "listen_address": f"127.0.0.1:{seen.server}",
+            "persist": "batch",
+        },
+        arrived=_scraped,
+        broken=_no_room,
+        names=False,
+        once=True,
     ),
     Case(
         type="stdout",

@@ -19,7 +19,7 @@ from tyk_pump import channel, pumps
 from tyk_pump.config.load import load
 from tyk_pump.config.options import Secret
 from tyk_pump.config.root import Filters, PumpConfig
-from tyk_pump.pumps.protocol import Batch, Pump
+from tyk_pump.pumps.protocol import Batch, Keeper, Pump
 from tyk_pump.record import analytics, wire
 from tyk_pump.record.analytics import AnalyticsRecord
 from tyk_pump.worker import outcome
@@ -54,7 +54,10 @@ class Rig:
 
     def made(self) -> Pump:
         """Return a new pump that is not open."""
-        return pumps.load(self.case.type)(self.config.options)
+        pump = pumps.load(self.case.type)(self.config.options)
+        if isinstance(pump, Keeper):
+            pump.keep_in(self.seen.folder / "kept")
+        return pump
 
     def record(self, name: str, **fields: Any) -> AnalyticsRecord:
         """Return a record that this pump takes."""

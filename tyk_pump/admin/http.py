@@ -7,19 +7,15 @@ coordinator: they show the last snapshot that it took.
 
 from __future__ import annotations
 
-import errno
 import logging
 import posixpath
-import socket
-import threading
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qs, unquote
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import msgspec
-from waitress.server import create_server
 
 from tyk_pump import log as lines
 from tyk_pump import metrics
@@ -27,6 +23,7 @@ from tyk_pump.admin import page, profile
 from tyk_pump.config.root import RootOptions
 from tyk_pump.coordinator.snapshot import Snapshot
 from tyk_pump.errors import TykPumpError
+from tyk_pump.transport.wsgi import WsgiServer, listen
 
 log = logging.getLogger(__name__)
 
@@ -138,26 +135,19 @@ class AdminServer:
         self._app = AdminApp(snapshot, root)
         self._name = root.health_check_endpoint_name or "health"
         self.port = root.health_check_endpoint_port if port is None else port
-        self._server: Any = None
-        self._thread: threading.Thread | None = None
+        self._server: WsgiServer | None = None
 
     def start(self) -> None:
         """Listen on all addresses; a port that is taken ends the start."""
         try:
-            listener = _listener(self.port)
+            listener = listen("", self.port)
         except OSError as exc:
             raise TykPumpError(
                 f"health_check_endpoint_port: cannot listen on port {self.port}:"
                 f" {exc.strerror}"
             ) from exc
-        self.port = listener.getsockname()[1]
-        self._server = create_server(
-            self._app, sockets=[listener], threads=4, ident=None
-        )
-        self._thread = threading.Thread(
-            target=self._server.run, name="admin", daemon=True
-        )
-        self._thread.start()
+        self._server = WsgiServer(self._app, listener, "admin")
+        self.port = self._server.port
         log.info(
             f"Serving health check endpoint at http://localhost:{self.port}"
             f"/{self._name} ..."
@@ -165,25 +155,8 @@ class AdminServer:
 
     def close(self) -> None:
         """Close the port and the connections."""
-        if self._server is None or self._thread is None:
-            return
-        server, self._server = self._server, None
-        server.task_dispatcher.shutdown(timeout=1)
-        # Sockets belong to the loop's thread; without any left it ends.
-        server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map))
-        self._thread.join(2)
-
-
-def _listener(port: int) -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        try:
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True
-            )
-        except OSError as exc:
-            if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                raise
-    return socket.create_server(("", port))
+        if self._server is not None:
+            self._server.close()
 
 
 def _cleaned(path: str) -> str:

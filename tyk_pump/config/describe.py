@@ -69,6 +69,9 @@ def variables(
             yield from variables(nested, name, f"{key}.")
         elif field.items() is None and field.base != dict[str, Any]:
             yield key, name
+        elif field.base != dict[str, Any] and prefix.endswith("_META"):
+            # The options of a pump alone: a list of options is JSON in a variable.
+            yield key, name
 
 
 # Reference pages

@@ -6,6 +6,7 @@ variables are tried: a bad one is a fault of its own and stops no other.
 
 from __future__ import annotations
 
+import json
 import re
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -48,6 +49,10 @@ UPTIME = f"{PREFIX}_UPTIMEPUMPCONFIG"
 """What the names of the uptime pump's options begin with."""
 
 Report = Callable[[str], None]
+ReadItems = Callable[
+    [tuple[type[Any], type[Options]], str, Any, str, Report, dict[str, Any]], None
+]
+"""Reads a list of options into the values, see the loader."""
 
 
 class Variables:
@@ -110,8 +115,12 @@ def overlay(
     references: bool = True,
     bare: bool = True,
     skip: Collection[str] = (),
+    read_items: ReadItems | None = None,
 ) -> None:
-    """Lay the variables that start with the prefix over an options' values."""
+    """Lay the variables that start with the prefix over an options' values.
+
+    A list of options is JSON in a variable, and takes the place of the file's.
+    """
     for field in fields_of(options):
         name = f"{prefix}_{field.env}"
         nested = field.nested()
@@ -136,8 +145,13 @@ def overlay(
         if references and is_reference(text):
             fault(f"{written}: {NO_REFERENCES}")
             continue
+        items = field.items()
         try:
-            values[field.name] = convert(field, parse(field, text))
+            if items is not None and items[0] is list and read_items is not None:
+                found = _json(text)
+                read_items(items, field.name, found, written, fault, values)
+            else:
+                values[field.name] = convert(field, parse(field, text))
         except Wrong as exc:
             fault(f"{written}: {exc}")
 
@@ -197,6 +211,13 @@ def parse(field: Field, text: str) -> Any:
     if field.base in _SCALARS:
         return _SCALARS[field.base](text)
     raise Wrong("this option can only be set in the file")
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text or "[]")
+    except ValueError as exc:
+        raise Wrong(f"is no JSON: {exc}") from exc
 
 
 def _text(text: str) -> str:

@@ -347,6 +347,8 @@ class _Loader:
             for field in fields_of(PumpFrame)
             if field.name not in ("type", "name", "meta")
         }
+        if kind in pumps.ONE_WORKER and built.workers > 1:
+            faults.append(f"{place}.workers: {kind} has one worker only")
         for key in ("raw_request_decoded", "raw_response_decoded"):
             if kind in pumps.STORE_BODIES_AS_SENT and common[key]:
                 self.warnings.append(f"{place}.{key}: without effect on {kind}")
@@ -403,7 +405,14 @@ class _Loader:
             return lowered, None
         skip = ("meta_env_prefix",)
         values = self.read(options_type, raw, place, faults.append, skip)
-        environment.overlay(options_type, values, prefix, self.variables, faults.append)
+        environment.overlay(
+            options_type,
+            values,
+            prefix,
+            self.variables,
+            faults.append,
+            read_items=self.read_items,
+        )
         old = environment.legacy(
             kind, options_type, values, self.variables, faults.append
         )

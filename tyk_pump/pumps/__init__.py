@@ -19,6 +19,7 @@ REGISTRY: Final[dict[str, str]] = {
     "kafka": "tyk_pump.pumps.kafka:KafkaPump",
     "kinesis": "tyk_pump.pumps.kinesis:KinesisPump",
     "logzio": "tyk_pump.pumps.logzio:LogzioPump",
+    "prometheus": "tyk_pump.pumps.prometheus:PrometheusPump",
     "resurfaceio": "tyk_pump.pumps.resurface:ResurfacePump",
     "splunk": "tyk_pump.pumps.splunk:SplunkPump",
     "moesif": "tyk_pump.pumps.moesif:MoesifPump",
@@ -103,6 +104,10 @@ STORE_BODIES_AS_SENT: Final = frozenset(
 )
 """Types on which `raw_request_decoded` and `raw_response_decoded` have no effect: who
 reads these stores decodes the raw bodies."""
+
+
+ONE_WORKER: Final = frozenset({"prometheus"})
+"""Types that are asked for what they have: several workers could not answer as one."""
 
 
 def load(name: str) -> type[RegisteredPump]:

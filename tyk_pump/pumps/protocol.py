@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import msgspec
 
@@ -73,6 +74,18 @@ class Pump(Protocol):
 
     def close(self) -> None:
         """Let go of the connection; follows every `open` that returned."""
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """A pump that keeps something of its own from one worker to the next."""
+
+    def keep_in(self, folder: Path) -> None:
+        """Know a folder of one's own below the state folder; called before `open`.
+
+        It may not exist yet. Outside a worker (`check`) nobody calls this: then the
+        pump keeps nothing.
+        """
 
 
 class RegisteredPump(Pump, Protocol):

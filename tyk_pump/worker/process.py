@@ -21,7 +21,7 @@ from tyk_pump.channel import CoordinatorGone, WorkerEnd
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import PumpConfig, RootOptions
 from tyk_pump.errors import ConfigError, TykPumpError
-from tyk_pump.pumps.protocol import Pump
+from tyk_pump.pumps.protocol import Keeper, Pump
 from tyk_pump.worker import outcome
 from tyk_pump.worker.loop import Worker
 
@@ -70,6 +70,8 @@ def main(assignment: Assignment, end: WorkerEnd) -> None:
         make: Any = pumps.load(assignment.pump.type)
         pump: Pump = make(assignment.pump.options)
         end.slot[channel.STAGE] = channel.IDLE
+        if isinstance(pump, Keeper):
+            pump.keep_in(_place(assignment, "pump"))
         pump.open()
     except TykPumpError as exc:
         permanent = isinstance(exc, ConfigError)
@@ -143,9 +145,14 @@ class _Lock:
         self._file.close()
 
 
+def _place(assignment: Assignment, what: str) -> Path:
+    """Return a path in the state folder that is this worker's own."""
+    name = f"{what}-{assignment.pump.name}-{assignment.lane}"
+    return Path(assignment.state_dir) / name.replace("/", "_")
+
+
 def _lock(assignment: Assignment, end: WorkerEnd) -> _Lock:
-    name = f"worker-{assignment.pump.name}-{assignment.lane}.lock"
-    lock = _Lock(Path(assignment.state_dir) / name.replace("/", "_"))
+    lock = _Lock(_place(assignment, "worker").with_suffix(".lock"))
     while not lock.try_acquire():
         # The previous incarnation is about to be gone: it dies with its parent.
         if end.slot[channel.STOP] or os.getppid() != assignment.parent:
