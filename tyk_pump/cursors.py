@@ -1,4 +1,4 @@
-"""Names of cursors: whose progress in a stream it is.
+"""Cursors: whose progress in a stream it is, and what became of what they passed.
 
 A pump with one worker has one cursor of its own name; with `workers: N` each of its
 lanes has one, and a change of N makes new ones.
@@ -7,6 +7,8 @@ lanes has one, and a change of N makes new ones.
 from __future__ import annotations
 
 from typing import Final
+
+import msgspec
 
 UPTIME: Final = "uptime"
 """Name of the uptime pump. Those in `pumps` are in capitals: none has the same."""
@@ -39,3 +41,20 @@ def of_uptime(cursor: str) -> bool:
 def pump_named(text: str) -> str:
     """Return the name of the pump that a person means by a text."""
     return text if text == UPTIME else text.upper()
+
+
+class Counts(msgspec.Struct, array_like=True):
+    """What became of records, as outcomes tell it: nothing here is arithmetic."""
+
+    delivered: int = 0
+    filtered: int = 0
+    dead: int = 0
+    lost: int = 0
+    """Redis lost them before they could be read."""
+    unknown: int = 0
+    """Settled, but the numbers were lost: Redis had no memory for them."""
+
+    @property
+    def total(self) -> int:
+        """All of them: what a claim's length is compared with."""
+        return sum(msgspec.structs.astuple(self))

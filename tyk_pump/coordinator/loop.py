@@ -278,7 +278,7 @@ class Coordinator:
 
     def _look_at_fields(self, source: Source) -> None:
         """A pump that is configured no more holds claims only for a time."""
-        self._settler.look_through()
+        self._settler.look_at_streams(source)
         known = {worker.lane.field for worker in self.workers}
         present = {field for s in source.streams.values() for field in s.progress}
         foreign = present - known
@@ -287,7 +287,7 @@ class Coordinator:
         for field in foreign:
             if outdated(field, self.workers):
                 self._settler.write(source, self.workers)  # its new lanes go on first
-                source.forget(field)
+                self._settler.leave(field, source)
             elif field not in self._unknown:
                 self._unknown[field] = now
                 logger.warning(
@@ -295,14 +295,14 @@ class Coordinator:
                     extra={"pump": field},
                 )
             elif now - self._unknown[field] > self.root.removed_pump_grace:
-                source.forget(field)
+                self._settler.leave(field, source)
                 logger.warning("removed pump is forgotten", extra={"pump": field})
 
     # Frames
 
     def _offer(self) -> bool:
         """Offer each worker what it is owed; True when there may be more at once."""
-        streams = self._lifeline.streams()
+        streams = [s for s in self._lifeline.streams() if self._settler.knows(s.id)]
         until = self.clock.monotonic() + OFFER_SECONDS
         for _ in range(PASSES):
             offered = False
@@ -313,7 +313,7 @@ class Coordinator:
                 if not worker.has_room(self.root.queue_bytes):
                     continue
                 span = worker.lane.next_span(streams)
-                if span is None:
+                if span is None or self._settler.waits(span.stream, worker.lane.field):
                     continue
                 frames: list[Frame] = []
                 if not self._lifeline.run(lambda s: self._fetch(s, span, frames)):  # noqa: B023
@@ -386,9 +386,8 @@ class Coordinator:
             present = {f for s in source.streams.values() for f in s.progress}
             for field in present:
                 if cursors.is_of(field, pump):
-                    source.forget(field)
+                    self._settler.leave(field, source)
                     forgotten.append(field)
-            self._settler.look_through()
 
         if not self._lifeline.run(forget):
             raise SourceError(self._lifeline.error)
@@ -478,6 +477,8 @@ class Coordinator:
             for worker in self.workers
             if worker.unsettled
         ]
+        if self._settler.error:
+            reasons.append(f"the ledger cannot be written: {self._settler.error}")
         if self._lifeline.evicting:
             reasons.append(self._lifeline.evicting)
         if self._stopping:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from tyk_pump import cursors
 from tyk_pump.clock import Clock
-from tyk_pump.coordinator.lanes import Lane, Sent, add
+from tyk_pump.coordinator.books import Books
+from tyk_pump.coordinator.lanes import Lane, Sent
 from tyk_pump.coordinator.supervisor import WorkerHandle
 from tyk_pump.errors import StateError
 from tyk_pump.source.claims import Counts, Progress, Source, Stream
@@ -33,19 +34,42 @@ class Settler:
         self._moved: set[tuple[str, str]] = set()
         self._due = False
         self._disk_at = 0.0
+        self.books = Books(state, clock)
+        self.error = ""
+        """Why the ledger cannot be written, empty while it can."""
 
     @property
     def due(self) -> bool:
         """True when there are cursors to write or streams to look through."""
-        return self._due or bool(self._moved)
+        if self.error and self._clock.monotonic() < self._disk_at:
+            return False
+        return self._due or bool(self._moved) or bool(self.error)
 
-    def look_through(self) -> None:
-        """Have the next `write` look at every stream: owners or pumps have changed."""
-        self._due = True
+    def waits(self, stream: str, field: str) -> bool:
+        """Say whether a pump gets no frames: its last claim's row is on no disk."""
+        return bool(self.error) and (stream, field) in self.books.unwritten
+
+    def knows(self, stream: str) -> bool:
+        """Say whether there is a book for a stream; before that nothing is offered."""
+        return self.books.book(stream) is not None
 
     def forget(self) -> None:
         """Drop everything: another instance may own our streams."""
         self._moved.clear()
+        self.books.forget()
+
+    def look_at_streams(self, source: Source) -> None:
+        """Open the books of streams that are new in our hands."""
+        for stream, fields in self.books.sync(source).items():
+            self._moved |= {(stream, field) for field in fields}
+        self._due = True
+
+    def leave(self, field: str, source: Source) -> None:
+        """Remove a cursor everywhere, and book what it was owed."""
+        for stream in source.streams.values():
+            self.books.leave(stream, field)
+        source.forget(field)
+        self._due = True
 
     # From an answer to a cursor
 
@@ -142,31 +166,37 @@ class Settler:
         lane.skip(stream.id, end)
         progress = stream.progress.get(lane.field)
         if progress is not None:
-            add(progress, end, Counts(lost=end - first))
+            self.books.record(lane, stream, end, Counts(lost=end - first))
             self._moved.add((stream.id, lane.field))
 
     def _move(self, lane: Lane, done: Outcome, source: Source) -> None:
         stream = source.streams.get(done.stream)
-        progress = stream.progress.get(lane.field) if stream else None
-        if progress is not None:
+        if stream is not None and lane.field in stream.progress:
             became = Counts(done.delivered, done.filtered, len(done.dead), done.lost)
-            add(progress, done.end, became)
+            self.books.record(lane, stream, done.end, became)
             self._moved.add((done.stream, lane.field))
 
     # From cursors to Redis
 
     def write(self, source: Source, workers: Sequence[WorkerHandle]) -> None:
-        """Write the cursors that moved, then trim what all have passed."""
+        """Write rows of the ledger, then cursors, then trim what all have passed."""
         lanes = {worker.lane.field: worker.lane for worker in workers}
         for stream in source.streams.values():
             self._relay(stream, workers)
+        self.look_at_streams(source)
+        held = self._write_books(source)
         moved: dict[str, dict[str, Progress]] = {}
         for name, field in self._moved:
             stream_ = source.streams.get(name)
+            if (name, field) in held:
+                continue
             if stream_ is not None and field in stream_.progress:
                 moved.setdefault(name, {})[field] = stream_.progress[field]
         trims: dict[str, int] = {}
+        waiting = {name for name, _ in held}
         for stream in source.streams.values():
+            if stream.id in waiting:
+                continue
             passed = stream.end
             for field, progress in stream.progress.items():
                 lane = lanes.get(field)
@@ -180,8 +210,26 @@ class Settler:
             for name in known - set(source.streams):
                 for worker in workers:
                     worker.lane.drop_stream(name)
-        self._moved.clear()
+        self._moved &= held
         self._due = False
+
+    def _write_books(self, source: Source) -> set[tuple[str, str]]:
+        """Write the ledger; return whose cursors wait because the disk refuses."""
+        try:
+            self.books.write(source)
+        except StateError as exc:
+            self._disk_at = self._clock.monotonic() + DISK_PAUSE
+            if self.error != str(exc):
+                self.error = str(exc)
+                logger.error(
+                    "the ledger cannot be written, claims wait",
+                    extra={"prefix": "main", "reason": str(exc)},
+                )
+            return self.books.unwritten
+        if self.error:
+            logger.info("the ledger is written again", extra={"prefix": "main"})
+        self.error = ""
+        return set()
 
     def _relay(self, stream: Stream, workers: Sequence[WorkerHandle]) -> None:
         """When a pump's number of workers has changed, its new lanes go on.

@@ -34,6 +34,7 @@ from redis.exceptions import ResponseError
 
 from tyk_pump import __version__, cursors
 from tyk_pump.clock import Clock
+from tyk_pump.cursors import Counts
 from tyk_pump.errors import ConfigError, LeaseLost, SourceError, StateError
 from tyk_pump.source.lists import (
     UPTIME_CODEC,
@@ -96,23 +97,6 @@ class Claim(msgspec.Struct, array_like=True):
         return position - self.base + self.offset - self.total
 
 
-class Counts(msgspec.Struct, array_like=True):
-    """What became of records, as outcomes tell it: nothing here is arithmetic."""
-
-    delivered: int = 0
-    filtered: int = 0
-    dead: int = 0
-    lost: int = 0
-    """Redis lost them before they could be read."""
-    unknown: int = 0
-    """Settled, but the numbers were lost: Redis had no memory for them."""
-
-    @property
-    def total(self) -> int:
-        """All of them: what a claim's length is compared with."""
-        return sum(msgspec.structs.astuple(self))
-
-
 class Progress(msgspec.Struct, array_like=True):
     """How far a pump has settled a stream, and what it did not deliver.
 
@@ -147,6 +131,10 @@ class Stream(msgspec.Struct):
     end: int = 0
     trimmed: int = 0
     progress: dict[str, Progress] = msgspec.field(default_factory=dict)
+    adopted: bool = False
+    """True when another instance owned it last, as far as that can be told."""
+    raised: dict[str, int] = msgspec.field(default_factory=dict)
+    """Where cursors stood that were behind what is trimmed, before they were moved."""
     registered: bool = True
     """False when Redis is to be told of the stream (again)."""
 
@@ -229,6 +217,8 @@ class Source:
         self._clock = clock
         self._leased = False
         self._foreign: list[str] = []  # owners seen at the last look
+        self.owners: dict[str, str] | None = None
+        """Owner of each stream at the last look; None before the first one."""
         self._owed: dict[str, dict[str, bytes]] = {}  # refused for want of memory
         self._booked = False
         self._own: dict[bool, Stream] = {}  # by whether it is of uptime reports
@@ -357,6 +347,7 @@ class Source:
         self._renewed(renewal, began)
         owners = {text(k): text(v) for k, v in pairs(streams).items()}
         self._compare_owners(owners)
+        self.owners = owners
         alive = dict(zip(foreign, rest, strict=False))
         rest = rest[len(foreign) :]
         self._move_book()
@@ -752,7 +743,10 @@ class Source:
     def _adopt(self, name: str, owner: str) -> bool:
         if not self._set_owner(name, owner):
             return False
-        self._keep(self._load(name))
+        stream = self._load(name)
+        # Who gave it back has left no name; the ledger knows our own streams.
+        stream.adopted = not owner.startswith(f"{self._name}#")
+        self._keep(stream)
         return True
 
     def _keep(self, stream: Stream) -> None:
@@ -787,8 +781,10 @@ class Source:
             if not int(length) or stream.trimmed < claim.base:
                 continue
             stream.trimmed = max(stream.trimmed, claim.base + gone)
-        for progress in stream.progress.values():
-            progress.position = max(progress.position, stream.trimmed)
+        for field, progress in stream.progress.items():
+            if progress.position < stream.trimmed:
+                stream.raised[field] = progress.position
+                progress.position = stream.trimmed
         furthest = max((p.position for p in stream.progress.values()), default=0)
         stream.end = max(stream.end, furthest)
         return stream

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from tyk_pump.errors import StateError
+from tyk_pump.state import ledger
 from tyk_pump.worker.outcome import DeadRecord
 
 _APPLICATION: Final = 0x54594B50  # "TYKP", so that `file` and others know it
@@ -46,7 +48,7 @@ _VERSION_1: Final = (
         PRIMARY KEY (stream, field)
     ) WITHOUT ROWID""",
 )
-_VERSION_2: Final[tuple[str, ...]] = ()
+_VERSION_2: Final[tuple[str, ...]] = ledger.TABLES
 _VERSIONS: Final = (_VERSION_1, _VERSION_2)
 """What makes each version of the file from the one before; the first from nothing."""
 VERSION: Final = len(_VERSIONS)
@@ -128,6 +130,10 @@ class StateFile:
             return one.reason.encode("utf-8", "backslashreplace").decode()
 
         with self.transaction() as db:
+            known = sum(
+                _count(db, "pump = ? AND record_id = ?", (pump, identity))
+                for identity in {one.record_id for one in letters}
+            )
             db.executemany(
                 """INSERT INTO dead_letters
                     (pump, record_id, list, codec, reason, raw, at)
@@ -142,6 +148,8 @@ class StateFile:
                     for one in letters
                 ),
             )
+            stored = len({one.record_id for one in letters}) - known
+            ledger.book_letters(db, pump, now, stored=stored)
 
     def letters(
         self,
@@ -195,9 +203,7 @@ class StateFile:
         """Remove letters for good, by id or all of a pump; return how many."""
         where, values = _chosen(pump, ids)
         with self.transaction() as db:
-            return db.execute(
-                f"DELETE FROM dead_letters WHERE {where}", values
-            ).rowcount
+            return _remove(db, where, values, replayed=False)
 
     # --- replays ---
 
@@ -281,11 +287,12 @@ class StateFile:
         Refused ones have left the replay by then: `store_dead` comes first.
         """
         with self.transaction() as db:
-            return db.execute(
-                """DELETE FROM dead_letters
-                WHERE replay_stream = ? AND replay_position < ?""",
-                (stream, end),
-            ).rowcount
+            return _remove(
+                db,
+                "replay_stream = :stream AND replay_position < :end",
+                {"stream": stream, "end": end},
+                replayed=True,
+            )
 
     def cancel_replay(self, stream: str) -> int:
         """Make the letters of a replay ordinary dead letters again."""
@@ -375,6 +382,25 @@ class StateFile:
                 db.execute(statement)
         db.execute(f"PRAGMA application_id = {_APPLICATION}")
         db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _count(db: sqlite3.Connection, where: str, values: Sequence[Any]) -> int:
+    found = db.execute(f"SELECT count(*) FROM dead_letters WHERE {where}", values)
+    return int(found.fetchone()[0])
+
+
+def _remove(
+    db: sqlite3.Connection, where: str, values: Mapping[str, Any], *, replayed: bool
+) -> int:
+    """Remove letters and book what became of them; return how many."""
+    counts = db.execute(
+        f"SELECT pump, count(*) FROM dead_letters WHERE {where} GROUP BY pump", values
+    ).fetchall()
+    for pump, count in counts:
+        gone = {"replayed" if replayed else "dropped": count}
+        ledger.book_letters(db, pump, time.time(), **gone)
+    db.execute(f"DELETE FROM dead_letters WHERE {where}", values)
+    return sum(count for _, count in counts)
 
 
 def _chosen(pump: str, ids: Iterable[int] | None) -> tuple[str, dict[str, Any]]:
