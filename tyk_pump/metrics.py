@@ -182,6 +182,13 @@ METRICS = (
         field="source_errors",
     ),
     Metric(
+        "tyk_pump_statsd_errors_total",
+        "counter",
+        "Datagrams of our own metrics (TYK_INSTRUMENTATION) that StatsD did not take.",
+        "Look at statsd_connection_string and at the server there.",
+        field="statsd_errors",
+    ),
+    Metric(
         "tyk_pump_start_time_seconds",
         "gauge",
         "When this process began, in seconds since the epoch.",

@@ -211,6 +211,7 @@ def test_other_variables(read: Read) -> None:
         TYK_LOGFORMAT="json",
         TYK_PMP_BUILDDEMODATA="org",
         TYK_INSTRUMENTATION="1",
+        TYK_PMP_STATSDCONNECTIONSTRING="localhost:8125",
     )
     assert config.root.log_format == "json"
     assert config.demo_org == "org"

@@ -90,11 +90,19 @@ def run(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Output:
     return output
 
 
-def run_command(case: Case, tmp_path: Path, server: RedisServer) -> Output:
-    """Push a case into Redis, start the command, stop it when all is settled."""
+def run_command(
+    case: Case,
+    tmp_path: Path,
+    server: RedisServer,
+    live: Mapping[str, str] | None = None,
+) -> Output:
+    """Push a case into Redis, start the command, stop it when all is settled.
+
+    `live` has what `{port}` and the like stand for.
+    """
     folder = tmp_path / "out"
     folder.mkdir()
-    live = {"path": str(folder)}
+    live = {"path": str(folder), **(live or {})}
     client = server.client()
     for key, raws in case.stray().items():
         client.rpush(key, *raws)
@@ -111,7 +119,7 @@ def run_command(case: Case, tmp_path: Path, server: RedisServer) -> Output:
                 "dont_purge_uptime_data": True,
                 "health_check_endpoint_port": free_port(),
                 "state_dir": str(tmp_path / "state"),
-                **case.settings,
+                **fill(case.settings, live),
             }
         )
     )

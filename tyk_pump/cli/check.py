@@ -72,6 +72,7 @@ def findings(config: Config, conf: str, offline: bool) -> Iterator[Finding]:
     yield from _state(config, conf)
     if not offline:
         yield from _redis(config)
+        yield from _statsd(config)
     yield Finding("remark", "redis", _GATEWAY)
     for pump in config.pumps:
         if pump.fault:
@@ -129,6 +130,14 @@ def _redis(config: Config) -> Iterator[Finding]:
     uptime = any(pump.name == UPTIME for pump in config.pumps)
     rule = " ".join(acl_patterns(options.prefix(), uptime=uptime))
     yield Finding("remark", "redis", f"enough for an ACL user: {rule} {acl_commands()}")
+
+
+def _statsd(config: Config) -> Iterator[Finding]:
+    from tyk_pump.coordinator import instrumentation
+
+    wanted = config.instrumentation and config.root.statsd_connection_string
+    if wanted and not config.faults:
+        yield _reached("statsd", functools.partial(instrumentation.reach, config))
 
 
 def _eviction(link: Link) -> Iterator[Finding]:

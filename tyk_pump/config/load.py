@@ -27,7 +27,12 @@ from tyk_pump.config.fields import (
     nearest,
 )
 from tyk_pump.config.options import Options
-from tyk_pump.config.root import PumpConfig, PumpFrame, RootOptions
+from tyk_pump.config.root import (
+    PumpConfig,
+    PumpFrame,
+    RootOptions,
+    split_address,
+)
 from tyk_pump.cursors import UPTIME
 from tyk_pump.errors import ConfigError
 from tyk_pump.record import analytics
@@ -263,6 +268,21 @@ class _Loader:
             self.warnings.append("purge_chunk: -1 means 0, no limit")
         if (self.variables.get("TYK_PMP_KV_STORES") or "").strip() or values.get("kv"):
             self.warnings.append("kv: stores of secrets are not in this version")
+
+    def look_at_statsd(self, place: str) -> None:
+        """See whether our own metrics, which are wanted, have a place to go to."""
+        if not place:
+            self.warnings.append(
+                "TYK_INSTRUMENTATION: no metrics are sent without "
+                "statsd_connection_string"
+            )
+            return
+        try:
+            _, port = split_address(place, 0)
+        except ValueError:
+            port = 0
+        if not 0 < port <= 65535:
+            self.faults.append(f"statsd_connection_string: {place!r} is no host:port")
 
     # The pumps
 
@@ -537,6 +557,9 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
     loader.warnings.extend(_unread_legacy(environ, {pump.type for pump in found}))
     variables.ignore("TYK_PMP_PUMPS_KAFKA_META_TIMEOUT")
     demo = variables.get("TYK_PMP_BUILDDEMODATA") or ""
+    instrumentation = variables.get("TYK_INSTRUMENTATION") == "1"
+    if instrumentation:
+        loader.look_at_statsd(root.statsd_connection_string)
     loader.warnings.extend(variables.unknown())
     return Config(
         root=root,
@@ -547,7 +570,7 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
         path=path or "",
         uptime_left=_UPTIME_LEFT if left else "",
         demo_org=demo,
-        instrumentation=variables.get("TYK_INSTRUMENTATION") == "1",
+        instrumentation=instrumentation,
     )
 
 

@@ -312,10 +312,15 @@ class RootOptions(Options, frozen=True, kw_only=True):
         bool, doc("Leave uptime reports in Redis, for whoever else takes them.")
     ] = False
     statsd_connection_string: Annotated[
-        str, doc("StatsD for the pump's own metrics; accepted and without effect.")
+        str,
+        doc(
+            "`host:port` of a StatsD server, over UDP, for the pump's own metrics; "
+            "sent when the variable `TYK_INSTRUMENTATION` is `1`.",
+            example="localhost:8125",
+        ),
     ] = ""
     statsd_prefix: Annotated[
-        str, doc("Prefix of the metrics sent to StatsD; without effect.")
+        str, doc("What the names of these metrics begin with.", example="tyk")
     ] = ""
     log_level: Annotated[
         str,

@@ -19,8 +19,9 @@ from tyk_pump.admin.http import AdminServer
 from tyk_pump.clock import Clock
 from tyk_pump.config.load import Config, load
 from tyk_pump.config.root import PumpConfig
-from tyk_pump.coordinator import notify
+from tyk_pump.coordinator import instrumentation, notify
 from tyk_pump.coordinator.demo_options import DemoOptions
+from tyk_pump.coordinator.instrumentation import Instrumentation
 from tyk_pump.coordinator.lanes import Lane, Sent, Span
 from tyk_pump.coordinator.lifeline import Lifeline
 from tyk_pump.coordinator.reload import keep_fixed, same_for_workers
@@ -64,6 +65,7 @@ class Coordinator:
         reload: Callable[[], Config],
         environ: dict[str, str],
         clock: Clock | None = None,
+        stats: Instrumentation | None = None,
     ) -> None:
         self.config = config
         self.root = config.root
@@ -73,6 +75,7 @@ class Coordinator:
         self._folder = folder
         self._reload = reload
         self._environ = environ
+        self._stats = stats
         self._started = self.clock.now()
         self._lifeline = Lifeline(
             config.root,
@@ -154,8 +157,11 @@ class Coordinator:
             self.listen(max(0.0, min(timeout, 0.5)))
 
     def _purge(self) -> None:
+        began = self.clock.monotonic()
         if self._lifeline.purge():
             self._lifeline.run(self._look_at_fields)
+            if self._stats is not None:
+                self._stats.purged(began, self._lifeline.streams())
 
     def _turn(self, *, offering: bool) -> bool:
         """Start what is due, offer, settle; say whether there is more to do at once."""
@@ -175,6 +181,9 @@ class Coordinator:
                 self._replays.offer(worker, self._windows)
         if self._settler.due and self._lifeline.usable:
             self._lifeline.run(lambda s: self._settler.write(s, self.workers))
+        if self._stats is not None:
+            now = self.clock.monotonic()
+            self._stats.look(now, self._lifeline.streams(), self.workers)
         return busy
 
     def listen(self, seconds: float, *, answering: bool = True) -> None:
@@ -222,6 +231,8 @@ class Coordinator:
         elif worker.lane.acknowledged(done.stream, done.first, done.end):
             if self._lifeline.source is not None:
                 self._settler.accept(worker, done, self._lifeline.source)
+                if self._stats is not None:
+                    self._stats.settled(worker, done)
             else:  # demo mode: no claim, no cursor, but dead letters are kept
                 self._settler.store(worker, done)
 
@@ -510,6 +521,7 @@ class Coordinator:
             lost_records=self._windows.lost,
             purges=lifeline.purges,
             source_errors=lifeline.errors,
+            statsd_errors=self._stats.errors if self._stats is not None else 0,
             pid=os.getpid(),
         )
 
@@ -587,19 +599,24 @@ def run(
     place = locate(config.root.state_dir, conf_path or "", environment)
     folder = StateFolder.open(place, config.root.instance_name)
     state = StateFile(folder.file)
-    coordinator = Coordinator(
-        config,
-        folder,
-        state,
-        reload=lambda: load(conf_path, environment),
-        environ=environment,
-    )
+    stats: Instrumentation | None = None
     try:
+        stats = instrumentation.start(config)
+        coordinator = Coordinator(
+            config,
+            folder,
+            state,
+            reload=lambda: load(conf_path, environment),
+            environ=environment,
+            stats=stats,
+        )
         if demo is not None:
             from tyk_pump.coordinator import demo as demo_mode
 
             return demo_mode.run(coordinator, demo)
         return coordinator.run()
     finally:
+        if stats is not None:
+            stats.close()
         state.close()
         folder.close()

@@ -19,6 +19,8 @@ FIXED = (
     "state_dir",
     "instance_name",
     "lease_time",
+    "statsd_connection_string",
+    "statsd_prefix",
 )
 SHARED = (
     "max_record_size",

@@ -62,4 +62,6 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """Records that vanished from claims because Redis lost them."""
     purges: int = 0
     source_errors: int = 0
+    statsd_errors: int = 0
+    """Datagrams of our own metrics that StatsD has not taken."""
     pid: int = 0

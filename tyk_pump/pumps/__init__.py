@@ -90,6 +90,43 @@ KNOWN_TYPES: Final = frozenset(
 """Every type that a configuration may name, also those not in this version."""
 
 
+DISPLAY_NAMES: Final = {
+    "csv": "CSV Pump",
+    "dogstatsd": "DogStatsd Pump",
+    "dummy": "Dummy Pump",
+    "elasticsearch": "Elasticsearch Pump",
+    "graylog": "Graylog Pump",
+    "hybrid": "Hybrid pump",
+    "influx": "InfluxDB Pump",
+    "influx2": "InfluxDB2 Pump",
+    "kafka": "Kafka Pump",
+    "kinesis": "Kinesis Pump",
+    "logzio": "Logzio Pump",
+    "moesif": "Moesif Pump",
+    "mongo": "MongoDB Pump",
+    "mongo-graph": "MongoDB Graph Pump",
+    "mongo-mcp": "MongoDB MCP Pump",
+    "mongo-mcp-aggregate": "MongoDB MCP Aggregate Pump",
+    "mongo-pump-aggregate": "MongoDB Aggregate Pump",
+    "mongo-pump-selective": "MongoDB Selective Pump",
+    "prometheus": "Prometheus Pump",
+    "resurfaceio": "Resurface Pump",
+    "segment": "Segment Pump",
+    "splunk": "Splunk Pump",
+    "sql": "SQL Pump",
+    "sql-graph": "Graph SQL Pump",
+    "sql-graph-aggregate": "Sql Graph Aggregate Pump",
+    "sql-mcp": "MCP SQL Pump",
+    "sql-mcp-aggregate": "SQL MCP Aggregate Pump",
+    "sql_aggregate": "SQL Aggregate Pump",
+    "sqs": "SQS Pump",
+    "statsd": "Statsd Pump",
+    "stdout": "Stdout Pump",
+    "syslog": "Syslog Pump",
+    "timestream": "Timestream Pump",
+}
+"""What the reference calls its pumps, in the metrics of its own instrumentation."""
+
 STORE_BODIES_AS_SENT: Final = frozenset(
     {
         "mongo",

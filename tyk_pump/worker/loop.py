@@ -146,7 +146,7 @@ class Worker:
             except CodecError as exc:
                 position = first + index
                 identity = ids[index] if ids else f"{stream}:{position}"
-                reason = f"not a record: {exc}"
+                reason = f"{outcome.UNDECODABLE}{exc}"
                 dead.append(outcome.DeadRecord(position, identity, reason, raw))
                 continue
             if wanted is None or wanted(record):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
+
+UNDECODABLE: Final = "not a record: "
+"""How the reason of a dead record begins whose bytes are none."""
 
 
 class DeadRecord(msgspec.Struct, array_like=True):
