@@ -52,6 +52,7 @@ NAMES = (
     "mongo-mcp",
     "sql-graph",
     "sql-mcp",
+    "hybrid",
     "uptime-mongo",
     "uptime-sql",
     "statsd",

@@ -22,12 +22,13 @@ import msgspec
 import pytest
 
 from tests.daemon.harness import csv_rows
-from tests.servers import aws, free_port, logzio, mongowire, segment, splunk
+from tests.servers import aws, free_port, logzio, mdcb, mongowire, segment, splunk
 from tests.servers.cluster import ClusterServer, refused
 from tests.servers.database import Database, Databases
 from tests.servers.http import Answer, HttpServer, Request
 from tests.servers.influx import Influx, Influx1, Influx2
 from tests.servers.kafka import ProxiedKafka, topic_name
+from tests.servers.mdcb import Mdcb
 from tests.servers.moesif import Moesif
 from tests.servers.mongo import MongoServer
 from tests.servers.mongowire import MongoWire
@@ -631,6 +632,44 @@ def _mongo_aggregate_case(kind: str, fields: dict[str, Any]) -> Case:
     )
 
 
+@contextlib.contextmanager
+def _hybrid_broken(seen: Seen) -> Iterator[None]:
+    """MDCB takes one purge more and answers the next ones with an error."""
+    server: Mdcb = seen.server
+    before = len(server.accepted)
+
+    def respond(call: mdcb.Call) -> mdcb.Answer | None:
+        full = call.name in mdcb.PURGES and len(server.accepted) > before
+        return mdcb.Answer(error="db down") if full else None
+
+    server.respond = respond
+    try:
+        yield
+    finally:
+        server.respond = lambda call: None
+
+
+def _hybrid(arrived: Callable[[Seen], list[str]], names: bool, **meta: Any) -> Case:
+    return Case(
+        type="hybrid",
+        # A test makes up an API key.
+        server=lambda request: Mdcb(key=None),
+        meta=lambda seen: {
+            "connection_string": seen.server.place,
+            "api_key": "key",
+            "rpc_pool_size": 1,
+            "batch_size": 30,
+            **meta,
+        },
+        arrived=arrived,
+        touched=lambda seen: bool(seen.server.dialled),
+        broken=_hybrid_broken,
+        names=names,
+        fields={"org_id": "o"},
+        unfit={"timestamp": (10**12, 0)},
+    )
+
+
 def _mongo_case(kind: str, fields: dict[str, Any], **meta: Any) -> Case:
     return Case(
         type=kind,
@@ -676,6 +715,14 @@ CASES = [
         broken=_cluster_broken,
         once=True,
         unfit={"path": "unfit"},
+    ),
+    _hybrid(lambda seen: [r["alias"] for r in seen.server.records()], names=True),
+    _hybrid(
+        lambda seen: (
+            [""] * sum(one["Total"]["hits"] for one in seen.server.aggregates())
+        ),
+        names=False,
+        aggregated=True,
     ),
     Case(
         type="csv",

@@ -14,6 +14,7 @@ REGISTRY: Final[dict[str, str]] = {
     "dummy": "tyk_pump.pumps.dummy:DummyPump",
     "elasticsearch": "tyk_pump.pumps.elasticsearch:ElasticsearchPump",
     "graylog": "tyk_pump.pumps.graylog:GraylogPump",
+    "hybrid": "tyk_pump.pumps.hybrid:HybridPump",
     "influx": "tyk_pump.pumps.influx:InfluxPump",
     "influx2": "tyk_pump.pumps.influx2:Influx2Pump",
     "kafka": "tyk_pump.pumps.kafka:KafkaPump",

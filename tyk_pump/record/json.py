@@ -209,8 +209,8 @@ def geo(found: Geo) -> _Geo:
         _Country(found.country.iso_code),
         _City(city.geoname_id, city.names),
         _Location(
-            _number(location.latitude),
-            _number(location.longitude),
+            number(location.latitude),
+            number(location.longitude),
             location.time_zone,
         ),
     )
@@ -255,11 +255,11 @@ def _mcp(stats: MCPStats) -> _Mcp:
     )
 
 
-def _number(number: float) -> Any:
+def number(value: float) -> Any:
     """Return what the encoder shows as Go does: whole numbers have no fraction."""
-    if 1e-4 <= number < 1e15 or -1e15 < number <= -1e-4:
-        return int(number) if number.is_integer() else number
-    return _Raw(go_float(number).encode())
+    if 1e-4 <= value < 1e15 or -1e15 < value <= -1e-4:
+        return int(value) if value.is_integer() else value
+    return _Raw(go_float(value).encode())
 
 
 def go_float(number: float) -> str:
@@ -290,7 +290,7 @@ def positional(number: float) -> str:
 def _scalars(value: Any) -> Any:
     """Return what stands in the path of an error, numbers as Go shows them."""
     if isinstance(value, float):
-        return _number(value)
+        return number(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, Sequence) and not isinstance(value, str):
