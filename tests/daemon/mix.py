@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import re
+import tempfile
 import threading
 import zlib
 from collections import Counter
@@ -14,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from tests.daemon.harness import count_lines, csv_names, record
+from tests.servers import aws
+from tests.servers.aws import Aws
 from tests.servers.cluster import ClusterServer, Document
 from tests.servers.http import Answer, HttpServer, Request
 from tests.servers.influx import Influx1
 from tests.servers.kafka import Kafka
 from tests.servers.logzio import TOKEN as LOGZIO_TOKEN
 from tests.servers.logzio import Listener
-from tests.servers.receiver import TcpReceiver
+from tests.servers.receiver import TcpReceiver, UnixReceiver
 from tests.servers.segment import KEY, Api
 from tests.servers.splunk import TOKEN as SPLUNK_TOKEN
 from tests.servers.splunk import Collector
+from tests.servers.timestream import Timestream as TimestreamServer
 
 PATH_OF = re.compile(rb" path:(\S*) raw_path:")
 TIMEOUT = 1.0
@@ -246,6 +250,134 @@ class Influx(HttpSide):
         return Counter(point.fields["path"] for point in self.server1.points)
 
 
+class AwsSide(HttpSide):
+    """A service that AWS's pumps ask with signed requests."""
+
+    def __init__(self, name: str, meta: dict[str, Any]) -> None:
+        self.service = Aws()
+        common = {
+            "aws_endpoint": self.service.url,
+            "aws_region": aws.REGION,
+            "aws_key": aws.KEY,
+            "aws_secret": aws.SECRET,
+        }
+        super().__init__(name, {**common, **meta}, self.service.http)
+
+
+class Kinesis(AwsSide):
+    """A stream; consumers may drop repeats by the partition key."""
+
+    once = True
+
+    def __init__(self) -> None:
+        super().__init__("kinesis", {"stream_name": aws.STREAM})
+
+    def names(self) -> Counter[str]:
+        kept = {one.key: one.data for one in list(self.service.streams[aws.STREAM])}
+        return Counter(json.loads(data)["path"] for data in kept.values())
+
+
+class Sqs(AwsSide):
+    """A FIFO queue, which drops repeats."""
+
+    once = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "sqs",
+            {
+                "aws_queue_name": "tyk.fifo",
+                "aws_message_id_deduplication_enabled": True,
+            },
+        )
+        self.service.queues["tyk.fifo"] = []
+
+    def names(self) -> Counter[str]:
+        kept = list(self.service.queues["tyk.fifo"])
+        return Counter(json.loads(one["MessageBody"])["path"] for one in kept)
+
+
+class Timestream(HttpSide):
+    """By dimensions and time."""
+
+    once = True
+
+    def __init__(self) -> None:
+        self.table = TimestreamServer()
+        meta = self.table.meta(dimensions=["Path"], measures=["ResponseCode"])
+        super().__init__("timestream", meta, self.table.http)
+
+    def names(self) -> Counter[str]:
+        return Counter(point.dimensions["Path"] for point in self.table.points)
+
+
+class UnixSide(Side):
+    """A datagram socket; who owns it leaves and returns, or does not read."""
+
+    def __init__(self, name: str, meta: dict[str, Any]) -> None:
+        # Its path has to be short.
+        self._folder = tempfile.TemporaryDirectory(prefix="mix-")
+        self.receiver = StallingReceiver(Path(self._folder.name) / "s")
+        address = f"unix://{self.receiver.path}"
+        super().__init__(name, {"address": address, **meta})
+
+    def trouble(self, chance: random.Random) -> None:
+        self.calm()
+        what = chance.choice(("none", "away", "stalled", "leaving"))
+        if what == "away":
+            self.receiver.close()
+        elif what == "stalled":
+            self.receiver.reads.clear()
+        elif what == "leaving":
+            self.receiver.leave_after = chance.randrange(1, 20)
+
+    def calm(self) -> None:
+        self.receiver.reads.set()
+        self.receiver.close()
+        self.receiver.restart()
+
+    def close(self) -> None:
+        self.receiver.reads.set()
+        self.receiver.close()
+        self._folder.cleanup()
+
+
+class StallingReceiver(UnixReceiver):
+    """Reads only while it may."""
+
+    def __init__(self, path: Path) -> None:
+        self.reads = threading.Event()
+        self.reads.set()
+        super().__init__(path)
+
+    def received(self, data: bytes) -> None:
+        self.reads.wait()
+        super().received(data)
+
+
+class Statsd(UnixSide):
+    """A timing per record."""
+
+    def __init__(self) -> None:
+        meta = {"fields": ["request_time"], "tags": ["path"], "separated_method": True}
+        super().__init__("statsd", meta)
+
+    def names(self) -> Counter[str]:
+        found = (line.partition(".")[2] for line in self.receiver.lines)
+        return Counter(name.rpartition(":")[0] for name in found if name)
+
+
+class Dogstatsd(UnixSide):
+    """A sample per record."""
+
+    def __init__(self) -> None:
+        super().__init__("dogstatsd", {"tags": ["path"]})
+
+    def names(self) -> Counter[str]:
+        found = (line.partition(",path:")[2] for line in self.receiver.lines)
+        return Counter(name for name in found if name)
+
+
 class Syslog(Side):
     """Over TCP; what a connection left half is none."""
 
@@ -315,14 +447,19 @@ class Topic(Side):
         return Counter(found.values())
 
 
+MAKERS: tuple[Callable[[], Side], ...] = (
+    *(Elasticsearch, Splunk, Logzio, Segment, Influx, Syslog),
+    *(Kinesis, Sqs, Timestream, Statsd, Dogstatsd),
+)
+
+
 class Mix:
     """All of them."""
 
     def __init__(self, folder: Path, kafka: Topic | None = None) -> None:
         self._stack = contextlib.ExitStack()
         self.sides: list[Side] = [Csv(folder)]
-        make: Callable[[], Side]
-        for make in (Elasticsearch, Splunk, Logzio, Segment, Influx, Syslog):
+        for make in MAKERS:
             self.sides.append(made := make())
             self._stack.callback(made.close)
         if kafka is not None:

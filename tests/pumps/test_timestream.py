@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from tests.pumps.config import loaded, opened
+from tests.servers.aws import REGION, SECRET
 from tests.servers.http import Answer, Request
 from tests.servers.timestream import (
     DATABASE,
     OUTSIDE,
-    REGION,
-    SECRET,
     TABLE,
     TAKEN,
     Timestream,

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -135,58 +135,12 @@ class Aws:
             or not hasattr(self, f"_{operation}")
         ):
             raise Wrong("UnknownOperationException")
-        self._check(request, service)
+        check_signature(request, service, self.secrets, self.token)
         self.operations.append(operation)
         asked = request.json
         if wrong := self.before(operation, asked):
             raise wrong
         return getattr(self, f"_{operation}")(asked)
-
-    def _check(self, request: Request, service: str) -> None:
-        """Refuse whoever does not sign as one who may ask."""
-        given = request.headers.get("authorization", "")
-        if (found := _CREDENTIAL.fullmatch(given)) is None:
-            raise Wrong("MissingAuthenticationTokenException", "Missing", 403)
-        key, day, region, scope, names, signature = found.groups()
-        token = request.headers.get("x-amz-security-token")
-        if key not in self.secrets or token != self.token:
-            reason = "The security token included in the request is invalid."
-            raise Wrong("UnrecognizedClientException", reason)
-        asserted = {"host", "x-amz-date", "x-amz-target"} | (
-            {"x-amz-security-token"} if token else set()
-        )
-        canonical = "\n".join(
-            (
-                request.method,
-                request.target,
-                "",
-                *(f"{n}:{request.headers[n].strip()}" for n in names.split(";")),
-                "",
-                names,
-                hashlib.sha256(request.raw).hexdigest(),
-            )
-        )
-        text = "\n".join(
-            (
-                "AWS4-HMAC-SHA256",
-                request.headers["x-amz-date"],
-                f"{day}/{region}/{scope}/aws4_request",
-                hashlib.sha256(canonical.encode()).hexdigest(),
-            )
-        )
-        digest = f"AWS4{self.secrets[key]}".encode()
-        for part in (day, region, scope, "aws4_request", text):
-            digest = hmac.digest(digest, part.encode(), "sha256")
-        if (
-            digest.hex() != signature
-            or (region, scope) != (REGION, service)
-            or not asserted <= set(names.split(";"))
-        ):
-            reason = (
-                "The request signature we calculated does not match the signature you "
-                f"provided. The Canonical String should have been '{canonical}'"
-            )
-            raise Wrong("InvalidSignatureException", reason, 403)
 
     # Kinesis
 
@@ -278,16 +232,17 @@ class Aws:
         if sum(sizes) > self.largest_message:
             raise Wrong("BatchRequestTooLong", f"{self.largest_message} bytes at most")
         done: dict[str, list[Any]] = {"Successful": [], "Failed": []}
+        seen = {one.get("MessageDeduplicationId") for one in queue}
         for entry in entries:
             assert re.fullmatch(r"[A-Za-z0-9_-]{1,80}", entry["Id"])
             if code := self._refuses(name, entry):
                 failed = {"Id": entry["Id"], "Code": code, "Message": f"{code} it is"}
                 done["Failed"].append({**failed, "SenderFault": True})
                 continue
-            seen = [one.get("MessageDeduplicationId") for one in queue]
             dedup = entry.get("MessageDeduplicationId")
             if dedup is None or dedup not in seen:
                 queue.append(entry)
+                seen.add(dedup)
             digest = hashlib.md5(entry["MessageBody"].encode()).hexdigest()
             done["Successful"].append(
                 {"Id": entry["Id"], "MessageId": "m", "MD5OfMessageBody": digest}
@@ -309,3 +264,52 @@ class Aws:
         if not fifo and "MessageDeduplicationId" in entry:
             return "InvalidParameterValue"
         return self.fails(entry["MessageBody"])
+
+
+def check_signature(
+    request: Request, service: str, secrets: Mapping[str, str], token: str | None = None
+) -> None:
+    """Raise Wrong for whoever does not sign as one who may ask, by key id."""
+    given = request.headers.get("authorization", "")
+    if (found := _CREDENTIAL.fullmatch(given)) is None:
+        raise Wrong("MissingAuthenticationTokenException", "Missing", 403)
+    key, day, region, scope, names, signature = found.groups()
+    given_token = request.headers.get("x-amz-security-token")
+    if key not in secrets or given_token != token:
+        reason = "The security token included in the request is invalid."
+        raise Wrong("UnrecognizedClientException", reason)
+    asserted = {"host", "x-amz-date", "x-amz-target"} | (
+        {"x-amz-security-token"} if given_token else set()
+    )
+    canonical = "\n".join(
+        (
+            request.method,
+            request.target,
+            "",
+            *(f"{n}:{request.headers[n].strip()}" for n in names.split(";")),
+            "",
+            names,
+            hashlib.sha256(request.raw).hexdigest(),
+        )
+    )
+    text = "\n".join(
+        (
+            "AWS4-HMAC-SHA256",
+            request.headers["x-amz-date"],
+            f"{day}/{region}/{scope}/aws4_request",
+            hashlib.sha256(canonical.encode()).hexdigest(),
+        )
+    )
+    digest = f"AWS4{secrets[key]}".encode()
+    for part in (day, region, scope, "aws4_request", text):
+        digest = hmac.digest(digest, part.encode(), "sha256")
+    if (
+        digest.hex() != signature
+        or (region, scope) != (REGION, service)
+        or not asserted <= set(names.split(";"))
+    ):
+        reason = (
+            "The request signature we calculated does not match the signature you "
+            f"provided. The Canonical String should have been '{canonical}'"
+        )
+        raise Wrong("InvalidSignatureException", reason, 403)

@@ -13,12 +13,10 @@ from typing import Any
 
 import msgspec
 
+from tests.servers.aws import KEY, REGION, SECRET, Wrong, check_signature
 from tests.servers.http import Answer, HttpServer, Request, of
 from tests.servers.tls import Authority
 
-KEY = "AKIDEXAMPLE"
-SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
-REGION = "eu-west-1"
 DATABASE, TABLE = "tyk", "analytics"
 TAKEN = (
     "A record already exists with the same time, dimensions, measure name, and record "
@@ -128,14 +126,10 @@ class Timestream:
             return error("UnknownOperationException", "no such path", 404)
         if request.headers.get("content-type") != "application/x-amz-json-1.0":
             return error("SerializationException", "not of this protocol")
-        scope = f"{REGION}/timestream/aws4_request"
-        signature = request.headers.get("authorization", "")
-        if not signature.startswith("AWS4-HMAC-SHA256 Credential=") or (
-            scope not in signature
-        ):
-            return error("InvalidSignatureException", "not signed", 403)
-        if f"Credential={KEY}/" not in signature:
-            return error("UnrecognizedClientException", "the token is invalid", 403)
+        try:
+            check_signature(request, "timestream", {KEY: SECRET})
+        except Wrong as wrong:
+            return error(wrong.code, wrong.message, wrong.status)
         answers = {
             "DescribeEndpoints": self._endpoints,
             "DescribeTable": self._table,

@@ -25,7 +25,7 @@ from tyk_pump.record.timestream import (
 )
 from tyk_pump.transport.aws import Access, AwsOptions, RefusedCall, Service
 from tyk_pump.transport.bulk import Bulk, Part, Verdict
-from tyk_pump.transport.http import place
+from tyk_pump.transport.http import excerpt
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ ATTEMPTS: Final = 20
 _SLOTS: Final = 999_983
 """Nanoseconds, less than a millisecond, in which it looks."""
 _TAKEN: Final = "already exists with the same time"
-_LARGEST_REASON: Final = 300
 _RESERVED: Final = ("ts_", "measure_value")
 _COLUMNS: Final = frozenset({"time", "measure_name", "ts_non_existent_col"})
 
@@ -375,9 +374,7 @@ class TimestreamPump:
             return found
         if "RecordsIngested" not in answer:
             # A page to log in, say: the answer of something else on the way.
-            raise TransientError(
-                f"{place(self._service.url)}: the answer counts nothing"
-            )
+            raise self._service.failure("the answer counts nothing")
         return {}
 
 
@@ -404,7 +401,7 @@ def _rejections(answer: Mapping[str, Any], count: int) -> dict[int, tuple[str, i
             continue
         number, version = one.get("RecordIndex"), one.get("ExistingVersion")
         if isinstance(number, int) and 0 <= number < count:
-            reason = str(one.get("Reason") or "rejected")[:_LARGEST_REASON]
+            reason = excerpt(str(one.get("Reason") or "rejected"))
             found[number] = reason, version if isinstance(version, int) else 0
     return found
 
