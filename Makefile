@@ -47,7 +47,7 @@ docs: $(READY) ## Write docs/reference, the schema and the example again
 docs-check: $(READY) ## Fail where a generated page is stale
 	$(RUN) scripts/build_reference.py --check
 
-servers: $(READY) ## Fetch and build the servers of the tests (needs mvn, java, go, apt-get)
+servers: $(READY) ## Fetch and build the servers of the tests (needs mvn, java, go, npm, apt-get)
 	$(RUN) -m tests.servers.prepare
 
 test: $(READY) ## Run the whole suite

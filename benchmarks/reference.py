@@ -42,6 +42,8 @@ REFERENCE: Final[dict[str, Known]] = {
     "splunk": Known(3.1, 4.1, 0.5),
     "syslog": Known(3.8, 3.8, 0.5),
     "influx": Known(2.8, 2.8, 0.5),
+    "statsd": Known(3.2, 3.2, 1 / 3),
+    "dogstatsd": Known(1.8, 2.3, 1 / 3),
     "graylog": Known(50.0, 50.0, 0.1),
     "mongo": _DECODING,
     "mongo-pump-aggregate": _DECODING,

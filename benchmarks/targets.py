@@ -39,6 +39,7 @@ GRAYLOG: Final = (
     *("method", "path", "response_code", "api_key", "api_id", "org_id"),
     *("request_time", "raw_response"),
 )
+LATENCIES: Final = ("latency_total", "latency_upstream", "latency_gateway")
 
 
 def _nothing(_: str) -> dict[str, Any]:
@@ -91,6 +92,15 @@ TARGETS: Final[dict[str, Target]] = {
     ),
     "syslog": Target(lambda at: {"network_addr": at}, "udp"),
     "syslog-tcp": Target(lambda at: {"network_addr": at, "transport": "tcp"}, "tcp"),
+    "statsd": Target(
+        lambda at: {
+            "address": at,
+            "fields": ["request_time", *LATENCIES],
+            "tags": ["path", "response_code", "api_name"],
+        },
+        "udp",
+    ),
+    "dogstatsd": Target(lambda at: {"address": at}, "udp"),
     "logzio": Target(lambda at: {"url": f"http://{at}", "token": "t"}),
     "moesif": Target(
         lambda at: {

@@ -27,6 +27,7 @@ from tests.servers.postgres import PostgresDatabase, PostgresServer
 from tests.servers.rsyslog import Rsyslog
 from tests.servers.server import Server
 from tests.servers.shared import shared
+from tests.servers.statsd import Statsd
 from tests.servers.syslogng import SyslogNg
 from tests.servers.telegraf import Telegraf
 from tests.servers.tls import Authority
@@ -114,6 +115,19 @@ def telegraf(_shared_telegraf: Telegraf) -> Telegraf:
     """Telegraf with its listeners: InfluxDB 1 and 2, StatsD, syslog."""
     _shared_telegraf.renew()
     return _shared_telegraf
+
+
+@pytest.fixture(scope="session")
+def _shared_statsd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Statsd]:
+    with Statsd(tmp_path_factory.mktemp("statsd")) as server:
+        yield server
+
+
+@pytest.fixture
+def statsd(_shared_statsd: Statsd) -> Statsd:
+    """StatsD, the server."""
+    _shared_statsd.renew()
+    return _shared_statsd
 
 
 @pytest.fixture(scope="session")

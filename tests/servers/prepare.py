@@ -11,12 +11,18 @@ import subprocess
 import sys
 import time
 
-from tests.servers import debian, go, java, locked, pypi
+from tests.servers import debian, go, java, locked, npm, pypi
 from tests.servers.artefacts import Artefact, cache
 
 ARTEFACTS: dict[str, Artefact] = {
     artefact.name: artefact
-    for artefact in (*java.ARTEFACTS, *go.ARTEFACTS, *debian.ARTEFACTS, *pypi.ARTEFACTS)
+    for artefact in (
+        *java.ARTEFACTS,
+        *go.ARTEFACTS,
+        *debian.ARTEFACTS,
+        *npm.ARTEFACTS,
+        *pypi.ARTEFACTS,
+    )
 }
 
 

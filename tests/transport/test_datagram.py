@@ -6,13 +6,15 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.servers.tls import Authority
 from tyk_pump.config.options import TlsOptions
 from tyk_pump.errors import TransientError
-from tyk_pump.transport.datagram import Datagrams, Stream, TooLong
+from tyk_pump.transport.datagram import Datagrams, Stream, TooLong, UnixDatagrams
+from tyk_pump.transport.packets import split
 
 
 @pytest.fixture
@@ -102,3 +104,65 @@ def test_the_name_in_the_certificate(
     thread.join(10)
     sender.close()
     assert got == ([] if fault else [b"hello"])
+
+
+# Unix sockets
+
+
+def test_a_unix_socket_takes_a_datagram_or_does_not(tmp_path: Path) -> None:
+    """Nobody there, nobody who reads, one that is too long: each has its word."""
+    path = tmp_path / "s.sock"
+    sender = UnixDatagrams(str(path), 0.01)
+    with pytest.raises(TransientError, match=f"{path}: No such file"):
+        sender.send(b"x")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(path))
+        with pytest.raises(TooLong):
+            sender.send(b"x" * 4_000_000)
+        sent = 0
+        with pytest.raises(TransientError, match=f"{path}: the receiver's queue is"):
+            while True:
+                sender.send(b"%d" % sent)
+                sent += 1
+        sender.check()
+        receiver.setblocking(False)
+        assert [receiver.recv(9) for _ in range(sent)] == [
+            b"%d" % number for number in range(sent)
+        ]
+        sender.send(b"more")
+        assert receiver.recv(9) == b"more"
+    with pytest.raises(TransientError, match=f"{path}: Connection refused"):
+        sender.send(b"x")
+    sender.close()
+
+
+def test_a_path_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
+    """The kernel has room for some hundred bytes."""
+    with pytest.raises(TransientError, match="too long"):
+        UnixDatagrams(str(tmp_path / ("x" * 120)), 1.0).open()
+
+
+def test_what_the_path_takes() -> None:
+    """The kernel knows it for each address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        sender = Datagrams("127.0.0.1", receiver.getsockname()[1])
+        assert sender.mtu() >= 1280
+        sender.close()
+
+
+@pytest.mark.parametrize(
+    ("lines", "size", "datagrams"),
+    [
+        (b"", 5, [b""]),
+        (b"a\nb\nc", 5, [b"a\nb\nc"]),
+        (b"a\nb\nc", 4, [b"a\nb", b"c"]),
+        (b"a\nb\nc", 3, [b"a\nb", b"c"]),
+        (b"a\nb\nc", 1, [b"a", b"b", b"c"]),
+        (b"aaaa\nb\nccccc", 3, [b"aaaa", b"b", b"ccccc"]),
+        (b"aaaa", 1, [b"aaaa"]),
+    ],
+)
+def test_lines_in_datagrams(lines: bytes, size: int, datagrams: list[bytes]) -> None:
+    """As few as the order allows; what is too long alone goes alone."""
+    assert [*split(lines, size)] == datagrams

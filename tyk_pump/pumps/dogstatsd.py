@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
-from operator import attrgetter
 from random import random
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 
 from tyk_pump.config.options import Options, Seconds, doc
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.analytics import AnalyticsRecord
+from tyk_pump.record.series import Series
 from tyk_pump.transport.datagram import LARGEST_DATAGRAM
 from tyk_pump.transport.packets import (
     UDP_SIZE,
@@ -42,10 +42,11 @@ NAMESPACE: Final = "default"
 PORT: Final = "8125"
 MESSAGES: Final = 16
 OURS: Final = "tyk-pump"
+NUMBER: Final = "\0"
+"""Stands for the value until the rest of a message is made."""
 
 _NAME: Final = re.compile(r"[^\x00-\x20\x7f:|@#,]*")
 _REPLACED: Final = str.maketrans({",": "_", "|": "_", "\n": None})
-_SIGNS: Final = 2
 
 
 class DogstatsdOptions(Options, frozen=True, kw_only=True):
@@ -197,10 +198,8 @@ class DogstatsdPump:
         self._options = options
         rate = options.sample_rate or 1.0
         self._rate = min(rate, 1.0)
-        self._line = _compiled(options, self._rate)
-        chosen = options.tags or TAGS
-        read = ("request_time", *(TAGS[name] for name in chosen))
-        self.fields = tuple(dict.fromkeys(read))
+        self._series = series(options, self._rate)
+        self.fields = self._series.fields
 
     def open(self) -> None:
         """Say how it is set; the socket waits for the first record."""
@@ -228,13 +227,13 @@ class DogstatsdPump:
 
     def write(self, batch: Batch) -> None:
         """Send the records that the sample has."""
-        line, rate = self._line, self._rate
+        message, rate = self._series.encode, self._rate
 
         def encode(batch: Batch, index: int) -> bytes | None:
-            return line(batch.records[index])
+            return message(batch.records[index])
 
         def sampled(batch: Batch, index: int) -> bytes | None:
-            return line(batch.records[index]) if random() < rate else None
+            return message(batch.records[index]) if random() < rate else None
 
         self._packets.send(batch, encode if rate >= 1 else sampled)
 
@@ -243,43 +242,22 @@ class DogstatsdPump:
         self._packets.close()
 
 
-def _compiled(
-    options: DogstatsdOptions, rate: float
-) -> Callable[[AnalyticsRecord], bytes]:
-    """Return what writes the line of a record."""
+def series(options: DogstatsdOptions, rate: float) -> Series:
+    """Return what writes the message of a record."""
     names = [*(options.tags or TAGS)]
-    paths = [at for at, name in enumerate(names, 1) if name == "path"]
-    paths = paths if options.tags else []
-    # Two more than there is to show: they say which template it is.
-    signs = [
-        TAGS[name] if name in names else "zone" for name in ("tracked", "oauth_id")
-    ]
-    get: Callable[[Any], tuple[Any, ...]] = attrgetter(
-        "request_time", *(TAGS[name] for name in names), *signs
-    )
     head = _head(options, rate)
-    templates = [
-        _template(head, names, tracked=tracked, oauth=oauth)
-        for tracked in (False, True)
-        for oauth in (False, True)
-    ]
-    marks = [(made.count(","), made.count("|")) for made in templates]
 
-    def line(record: AnalyticsRecord) -> bytes:
-        values = get(record)
-        kind = (2 if values[-2] else 0) + (1 if values[-1] else 0)
-        if paths and values[paths[0]][-1:] == "/":
-            values = _cut(values, paths)
-        text = templates[kind] % values
-        if (text.count(","), text.count("|")) != marks[kind] or "\n" in text:
-            text = templates[kind] % tuple(map(_cleaned, values))
-        return f"{text}\n".encode("utf-8", "surrogateescape")
+    def template(record: AnalyticsRecord) -> bytes:
+        tags = [_tag(record, name, listed=bool(options.tags)) for name in names]
+        text = "".join([head, *filter(None, tags), "\n"]).replace("%", "%%")
+        data = text.encode("utf-8", "surrogateescape")
+        return data.replace(NUMBER.encode(), b"%d", 1)
 
-    return line
+    return Series([TAGS[name] for name in names], ["request_time"], template)
 
 
 def _head(options: DogstatsdOptions, rate: float) -> str:
-    """Return what stands before the tags of a record, as a template."""
+    """Return what stands before the tags of a record."""
     shared = {
         "dd.internal.entity_id": options.entity_id,
         "env": options.env,
@@ -289,33 +267,23 @@ def _head(options: DogstatsdOptions, rate: float) -> str:
     tags = [f"{name}:{_cleaned(value)}" for name, value in shared.items() if value]
     sampled = f"|@{Decimal(repr(rate)):f}" if rate < 1 else ""
     behind = ",".join([*tags, OURS])
-    name, end = options.namespace.replace("%", "%%"), behind.replace("%", "%%")
-    return f"{name}.request_time:%d|h{sampled}|#{end}"
+    return f"{options.namespace}.request_time:{NUMBER}|h{sampled}|#{behind}"
 
 
-def _template(head: str, names: list[str], *, tracked: bool, oauth: bool) -> str:
-    """Return the template of records that are tracked or not, with an OAuth id or
-    not; a value without a text of its own takes no place."""
-    parts = [head]
-    for name in names:
-        if name == "tracked":
-            parts.append(f",tracked:{str(tracked).lower()}%.0s")
-        elif name == "oauth_id" and not oauth:
-            parts.append("%.0s")
-        else:
-            parts.append(f",{name}:%s")
-    return "".join(parts) + "%.0s" * _SIGNS
+def _tag(record: AnalyticsRecord, name: str, *, listed: bool) -> str:
+    """Return a tag with the comma before it; "" where it is left out."""
+    value = getattr(record, TAGS[name])
+    if name == "oauth_id" and not value:
+        return ""
+    if name == "tracked":
+        value = "true" if value else "false"
+    elif name == "path" and listed:
+        value = value.rstrip("/")
+    return f",{name}:{_cleaned(str(value))}"
 
 
-def _cut(values: tuple[Any, ...], paths: list[int]) -> tuple[Any, ...]:
-    """Return the values, with no slash at the end of these."""
-    return tuple(
-        value.rstrip("/") if at in paths else value for at, value in enumerate(values)
-    )
-
-
-def _cleaned(value: Any) -> Any:
-    return value.translate(_REPLACED) if isinstance(value, str) else value
+def _cleaned(text: str) -> str:
+    return text.translate(_REPLACED)
 
 
 def _with_port(place: str, port: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 
@@ -14,6 +14,7 @@ from tyk_pump.config.options import Options, doc
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.analytics import BLANK_TIME, AnalyticsRecord
 from tyk_pump.record.gotime import go_text
+from tyk_pump.record.series import Series
 from tyk_pump.transport.datagram import LARGEST_DATAGRAM
 from tyk_pump.transport.packets import UDP_SIZE, UNIX_SIZE, Packets, fault_of
 
@@ -46,10 +47,6 @@ TAGS: Final = {
 UNKNOWN: Final = "null"
 """What stands for a tag that nobody knows."""
 
-_PER_RECORD: Final = frozenset({"time_stamp", "raw_request", "raw_response"})
-"""Tags with a value of its own in nearly every record."""
-_KEPT, _LONGEST_KEPT = 10_000, 2000
-"""The lines of so many series are kept, unless long values make them large."""
 _RESERVED: Final = re.compile(r"[\x00-\x1f\x7f:|@#]")
 _INVALID: Final = re.compile("[\ud800-\udfff]")
 _DROPPED: Final = str.maketrans({'"': None, " ": None})
@@ -152,8 +149,9 @@ class StatsdPump:
 
     def __init__(self, options: StatsdOptions) -> None:
         self._options = options
-        self._lines = Lines(options)
-        self.fields = self._lines.fields
+        self._metrics = Metrics(options)
+        self._series = self._metrics.series()
+        self.fields = self._series.fields
 
     def open(self) -> None:
         """Warn of what is odd; the socket waits for the first record."""
@@ -162,7 +160,7 @@ class StatsdPump:
             log.warning(text, extra={"reason": ", ".join(map(repr, names))})
         if "time_stamp" in options.tags:
             log.warning("the tag time_stamp makes a series of every second")
-        if not self._lines:
+        if not self._metrics:
             log.warning("no fields are set, nothing is sent")
         self._packets = Packets(options.address, size=options.packet_size)
 
@@ -172,8 +170,8 @@ class StatsdPump:
 
     def write(self, batch: Batch) -> None:
         """Send the lines of all records."""
-        if self._lines:
-            encode = self._lines.encode
+        if self._metrics:
+            encode = self._series.encode
             self._packets.send(batch, lambda batch, index: encode(batch.records[index]))
 
     def close(self) -> None:
@@ -181,59 +179,39 @@ class StatsdPump:
         self._packets.close()
 
 
-class Lines:
-    """Writes the lines of a record: each timing, then each counter.
-
-    The names in a record's lines, and its counters whole, depend on values of which
-    there are few by their nature: what is made of them is kept, as a template for the
-    timings.
-    """
+class Metrics:
+    """Says what the metrics of a record are called; each timing, then each counter."""
 
     def __init__(self, options: StatsdOptions) -> None:
         self._timings = [name for name in options.fields if name in TIMINGS]
         self._counters, self._tags = options.counters, options.tags
         self._separated = options.separated_method
         self._replace_dots = options.replace_dots
-        named = [name for name in self._tags if self._is_known(name)]
-        if "path" in named and not self._separated:
-            named.append("method")
-        named = list(dict.fromkeys([*named, *self._counters])) if self else []
-        sources = [TAGS[name] for name in named]
-        timings = [TIMINGS[name] for name in self._timings]
-        self._kind: Callable[[AnalyticsRecord], Any] = _getter(sources)
-        self._values: Callable[[AnalyticsRecord], Any] = _getter(timings)
-        self._keeps = _PER_RECORD.isdisjoint(named)
-        self._templates: dict[Any, bytes] = {}
-        read = (source.partition(".")[0] for source in (*sources, *timings))
-        self.fields: tuple[str, ...] = tuple(dict.fromkeys(read))
-        """The attributes of a record that are read."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to send of a record."""
         return bool(self._timings or self._counters)
 
-    def encode(self, record: AnalyticsRecord) -> bytes:
-        """Return the lines of a record, each with its line feed."""
-        kind = self._kind(record)
-        template = self._templates.get(kind) or self._template(record, kind)
-        line: bytes = template % self._values(record)
-        return line
+    def series(self) -> Series:
+        """Return what writes the lines of records."""
+        names = [name for name in self._tags if self._is_known(name)]
+        if "path" in names and not self._separated:
+            names.append("method")
+        names = [*names, *self._counters] if self else []
+        numbers = [TIMINGS[name] for name in self._timings]
+        return Series([TAGS[name] for name in names], numbers, self.template)
 
-    def _template(self, record: AnalyticsRecord, kind: Any) -> bytes:
+    def template(self, record: AnalyticsRecord) -> bytes:
+        """Return the lines of a record, without the values of timings."""
         tags = ".".join([self._text(record, name) for name in self._tags])
         behind = f".{tags}" if tags else ""
-        lines = [
+        lines = [f"{name}.{tags}:\0|ms\n" for name in self._timings]
+        lines += [
             f"{name}.{self._text(record, name, counted=True)}{behind}:1|c\n"
             for name in self._counters
         ]
-        made = "".join([f"{name}.{tags}:\0|ms\n" for name in self._timings] + lines)
-        made = made.replace("%", "%%").replace("\0", "%d")
-        template = made.encode()
-        if self._keeps and len(template) <= _LONGEST_KEPT:
-            if len(self._templates) >= _KEPT:
-                self._templates.clear()
-            self._templates[kind] = template
-        return template
+        # No value has a NUL left in it.
+        return "".join(lines).replace("%", "%%").replace("\0", "%d").encode()
 
     def _is_known(self, name: str) -> bool:
         # The method stands in front of the path, and is no tag, unless separated.
@@ -282,10 +260,3 @@ def odd_names(options: StatsdOptions) -> Iterable[tuple[str, Sequence[str]]]:
         yield f"tags has unknown names, {UNKNOWN} stands for them", odd
     if "method" in tags and not options.separated_method:
         yield f"without separated_method {UNKNOWN} stands for a tag", ["method"]
-
-
-def _getter(sources: Sequence[str]) -> Callable[[AnalyticsRecord], Any]:
-    """Return what reads these attributes: a tuple, or the value of a single one."""
-    if not sources:
-        return lambda record: ()
-    return attrgetter(*sources)
