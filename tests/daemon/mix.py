@@ -8,14 +8,15 @@ import random
 import re
 import tempfile
 import threading
+import urllib.request
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.daemon.harness import count_lines, csv_names, record
-from tests.servers import aws
+from tests.daemon.harness import count_lines, csv_names, record, wait_for
+from tests.servers import aws, free_port, mdcb
 from tests.servers.aws import Aws
 from tests.servers.cluster import ClusterServer, Document
 from tests.servers.http import Answer, HttpServer, Request
@@ -23,12 +24,14 @@ from tests.servers.influx import Influx1
 from tests.servers.kafka import Kafka
 from tests.servers.logzio import TOKEN as LOGZIO_TOKEN
 from tests.servers.logzio import Listener
+from tests.servers.mdcb import Mdcb
 from tests.servers.receiver import TcpReceiver, UnixReceiver
 from tests.servers.segment import KEY, Api
 from tests.servers.splunk import TOKEN as SPLUNK_TOKEN
 from tests.servers.splunk import Collector
 from tests.servers.timestream import Timestream as TimestreamServer
 
+PER_PATH = re.compile(r'^tyk_http_status_per_path\{.*path="([^"]*)"\} (\d+)', re.M)
 PATH_OF = re.compile(rb" path:(\S*) raw_path:")
 TIMEOUT = 1.0
 """Seconds that a pump waits for an answer."""
@@ -72,6 +75,9 @@ class Side:
 
     def calm(self) -> None:
         """Be well from now on."""
+
+    def last_look(self) -> None:
+        """See what is only there while the command runs."""
 
     def close(self) -> None:
         """Go away."""
@@ -378,6 +384,101 @@ class Dogstatsd(UnixSide):
         return Counter(name for name in found if name)
 
 
+class Hybrid(Side):
+    """MDCB: calls that are refused, half answered, late, or cut off."""
+
+    def __init__(self) -> None:
+        self.mdcb = Mdcb()
+        meta = {
+            "connection_string": self.mdcb.place,
+            "api_key": "key",
+            "call_timeout": TIMEOUT,
+        }
+        super().__init__("hybrid", meta)
+        self.well = threading.Event()
+        self.well.set()
+        self._chance = random.Random("hybrid")
+        self._lock = threading.Lock()
+        self.mdcb.respond = self._respond
+
+    def names(self) -> Counter[str]:
+        assert self.mdcb.failures == []
+        return Counter(record["path"] for record in self.mdcb.records())
+
+    def trouble(self, chance: random.Random) -> None:
+        self.well.clear()
+        if chance.random() < 0.4:
+            self.mdcb.cut()
+        if chance.random() < 0.2:
+            self.mdcb.leave()
+            self.mdcb.restart()
+
+    def calm(self) -> None:
+        self.well.set()
+
+    def close(self) -> None:
+        self.mdcb.close()
+
+    def _respond(self, call: mdcb.Call) -> mdcb.Answer | None:
+        if self.well.is_set():
+            return None
+        with self._lock:
+            mood = self._chance.choice(("well",) * 8 + MDCB_MOODS)
+        if mood == "well":
+            return None
+        if mood == "error":
+            return mdcb.Answer(error="no room")
+        result = None if call.name in mdcb.PURGES else True
+        how: dict[str, Any] = {mood: True}
+        return mdcb.Answer(result, **how)
+
+
+MDCB_MOODS = ("error", "cut", "half", "last")
+"""All but the first have done what was asked."""
+
+
+class Prometheus(Side):
+    """A scraper: what it has seen once is there for good, and never twice."""
+
+    once = True
+
+    def __init__(self) -> None:
+        port = free_port()
+        self._url = f"http://127.0.0.1:{port}/metrics"
+        self._seen: Counter[str] = Counter()
+        super().__init__(
+            "prometheus",
+            {
+                "listen_address": f"127.0.0.1:{port}",
+                "persist": "batch",
+                "track_all_paths": True,
+            },
+        )
+
+    def names(self) -> Counter[str]:
+        self._scrape()
+        return self._seen
+
+    def trouble(self, chance: random.Random) -> None:
+        self._scrape()
+
+    def last_look(self) -> None:
+        wait_for("a scrape", self._scrape)
+
+    def _scrape(self) -> bool:
+        """Look, if somebody is there; what is gone since the last look is an error."""
+        try:
+            with urllib.request.urlopen(self._url, timeout=TIMEOUT) as reply:
+                text = reply.read().decode()
+        except OSError:
+            return False
+        seen = Counter({path: int(count) for path, count in PER_PATH.findall(text)})
+        fallen = self._seen - seen
+        assert not fallen, f"prometheus: {len(fallen)} fell"
+        self._seen = seen
+        return True
+
+
 class Syslog(Side):
     """Over TCP; what a connection left half is none."""
 
@@ -449,7 +550,7 @@ class Topic(Side):
 
 MAKERS: tuple[Callable[[], Side], ...] = (
     *(Elasticsearch, Splunk, Logzio, Segment, Influx, Syslog),
-    *(Kinesis, Sqs, Timestream, Statsd, Dogstatsd),
+    *(Kinesis, Sqs, Timestream, Statsd, Dogstatsd, Hybrid, Prometheus),
 )
 
 

@@ -124,6 +124,8 @@ def test_kills_among_ill_back_ends(
             side.calm()
         wait_settled(daemon, client, SETTLE_SECONDS)
         assert dead_letters(daemon) == [], daemon.tail()
+        for side in mix.sides:
+            side.last_look()
         assert daemon.stop() == 0
         for side in mix.sides:
             side.check(pushed)
@@ -155,6 +157,8 @@ def test_a_hung_back_end_holds_up_no_other(
         released.set()
         wait_settled(daemon, client, SETTLE_SECONDS)
         assert dead_letters(daemon) == []
+        for side in mix.sides:
+            side.last_look()
         assert daemon.stop() == 0
         for side in mix.sides:
             side.check(pushed)
