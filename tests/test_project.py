@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import tyk_pump
-from tyk_pump import pumps
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tyk_pump"
@@ -133,6 +132,14 @@ def test_all_means_every_driver() -> None:
     named = re.search(r"\[(.*)\]", extras["all"])
     assert named is not None
     assert set(named.group(1).split(",")) == set(extras) - {"all", "dev"}
+
+
+def test_the_readme_says_what_each_extra_is_for() -> None:
+    """Its table has every extra, the one of all and the one for developers excepted."""
+    table = (ROOT / "README.md").read_text().partition("| extra | brings |")[2]
+    first = [row.split("|")[1] for row in table.partition("\n\n")[0].splitlines()[2:]]
+    named = set(re.findall(r"`([a-z0-9]+)`", " ".join(first)))
+    assert named == set(setup_cfg()["options.extras_require"]) - {"all", "dev"}
 
 
 def test_each_extra_installs_something() -> None:
@@ -281,10 +288,3 @@ def test_every_test_folder_is_a_package() -> None:
     """Two files of one name in two folders must not collide."""
     folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
     assert [f for f in folders if not (f / "__init__.py").exists()] == []
-
-
-def test_the_readme_names_every_pump() -> None:
-    """Its table and the registry have the same types."""
-    table = (ROOT / "README.md").read_text().partition("Back ends of this version")[2]
-    rows = table.partition("Uptime reports")[0]
-    assert set(re.findall(r"`([a-z0-9_-]+)`", rows)) - {"type"} == set(pumps.REGISTRY)

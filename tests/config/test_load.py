@@ -222,20 +222,6 @@ def test_no_pumps(read: Read, conf: dict[str, Any]) -> None:
     assert read(conf).faults == ["No pumps configured"]
 
 
-def test_known_type_of_another_version(
-    read: Read, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A known type that is not here keeps its place, with a fault."""
-    monkeypatch.setattr(pumps, "KNOWN_TYPES", pumps.KNOWN_TYPES | {"later"})
-    config = read({"pumps": {"m": {"type": "later", "meta": {"api_KEY": "x"}}}})
-    (pump,) = config.pumps
-    assert pump.fault == "pumps.m: the later pump is not in this version"
-    assert pump.meta == {"api_key": "x"}
-    assert pump.options is None
-    assert not config.faults
-    assert config.every_fault() == [pump.fault]
-
-
 def test_pump_options(read: Read) -> None:
     """Every kind of option is read, keys in any case, older spellings too."""
     meta = {

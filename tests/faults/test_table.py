@@ -367,7 +367,6 @@ def test_a_pump_that_can_never_open(
     [
         ({"type": "undriven", "meta": {}}, "driver_that_nobody_has"),
         ({"type": "faulty", "meta": {"folder": 5}}, "pumps.bad.meta.folder"),
-        ({"type": "timestream", "meta": {}}, "not in this version"),
     ],
 )
 def test_a_missing_driver_or_a_wrong_option(

@@ -11,11 +11,15 @@ from tyk_pump.config import describe
 @click.command()
 @click.argument("pump", default="")
 def options(pump: str) -> None:
-    """List the options of a PUMP type, or those outside the pumps."""
+    """List the options of a PUMP type, or those outside the pumps and all types."""
     if pump and pump not in describe.pump_types():
         known = ", ".join(describe.pump_types())
         raise click.ClickException(f"no pump type {pump!r}; there are {known}")
     click.echo(describe.text(pump) or f"the {pump} pump has no options of its own")
+    if not pump:
+        click.echo("\nTypes of pumps, each with options of its own (options TYPE):\n")
+        for kind in describe.pump_types():
+            click.echo(f"    {kind}")
 
 
 @click.command()

@@ -289,7 +289,7 @@ class _Loader:
     def pumps(self, raw: Any) -> list[PumpConfig]:
         """Return the pumps of the file and of the environment."""
         in_file = self.file_pumps(raw)
-        types = pumps.KNOWN_TYPES
+        types = pumps.REGISTRY
         if self.variables.get(environment.PUMPS) is not None:
             self.warnings.append(
                 f"{environment.PUMPS}: ignored; set variables of single pumps"
@@ -339,8 +339,8 @@ class _Loader:
         kind, by_env = self.type_of(name, in_body, by_env, in_file)
         if kind is None:
             return None
-        if kind not in pumps.KNOWN_TYPES:
-            hint = nearest(kind, sorted(pumps.KNOWN_TYPES))
+        if kind not in pumps.REGISTRY:
+            hint = nearest(kind, pumps.REGISTRY)
             self.skipped.append(f"{place}: unknown pump type {kind!r}{hint}")
             return None
         if by_env:
@@ -388,7 +388,7 @@ class _Loader:
         """Return the pump's type and whether its variables count."""
         variable = f"{environment.PUMPS}_{name}_TYPE"
         in_env = (self.variables.get(variable) or "").lower()
-        if by_env and name.lower() in pumps.KNOWN_TYPES:
+        if by_env and name.lower() in pumps.REGISTRY:
             for other in (in_env, in_body):
                 if other not in ("", name.lower()):
                     self.warnings.append(
@@ -413,11 +413,6 @@ class _Loader:
         in_file = lowered.get("meta_env_prefix")
         shared = environment.meta_prefix(kind)
         prefix = own or (in_file if isinstance(in_file, str) else "") or shared
-        if kind not in pumps.REGISTRY:
-            self.variables.ignore(f"{prefix}_")
-            self.variables.ignore(f"{shared}_")
-            faults.append(f"{place[:-5]}: the {kind} pump is not in this version")
-            return lowered, None
         try:
             options_type: type[Options] = pumps.load(kind).options_type
         except (ConfigError, ImportError) as exc:

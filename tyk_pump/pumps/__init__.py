@@ -51,46 +51,6 @@ UPTIME: Final[dict[str, str]] = {
 }
 """The types that `uptime_pump_config` stands for; none that `pumps` may name."""
 
-KNOWN_TYPES: Final = frozenset(
-    {
-        "csv",
-        "dogstatsd",
-        "dummy",
-        "elasticsearch",
-        "graylog",
-        "hybrid",
-        "influx",
-        "influx2",
-        "kafka",
-        "kinesis",
-        "logzio",
-        "moesif",
-        "mongo",
-        "mongo-graph",
-        "mongo-mcp",
-        "mongo-mcp-aggregate",
-        "mongo-pump-aggregate",
-        "mongo-pump-selective",
-        "prometheus",
-        "resurfaceio",
-        "segment",
-        "splunk",
-        "sql",
-        "sql-graph",
-        "sql-graph-aggregate",
-        "sql-mcp",
-        "sql-mcp-aggregate",
-        "sql_aggregate",
-        "sqs",
-        "statsd",
-        "stdout",
-        "syslog",
-        "timestream",
-    }
-)
-"""Every type that a configuration may name, also those not in this version."""
-
-
 DISPLAY_NAMES: Final = {
     "csv": "CSV Pump",
     "dogstatsd": "DogStatsd Pump",
@@ -153,7 +113,7 @@ def load(name: str) -> type[RegisteredPump]:
     try:
         module, _, attribute = (REGISTRY | UPTIME)[name].partition(":")
     except KeyError:
-        raise ConfigError(f"the {name} pump is not in this version") from None
+        raise ConfigError(f"there is no pump type {name!r}") from None
     try:
         found = getattr(import_module(module), attribute)
     except ImportError as exc:

@@ -4,4 +4,3 @@ from tyk_pump import pumps
 
 pumps.REGISTRY["faulty"] = "faulty_pump:FaultyPump"
 pumps.REGISTRY["undriven"] = "undriven_pump:UndrivenPump"
-pumps.KNOWN_TYPES = pumps.KNOWN_TYPES | {"faulty", "undriven"}  # type: ignore[misc]
