@@ -184,10 +184,14 @@ class Mdcb:
         for thread in list(self._threads):
             thread.join(10)
 
-    def wait_until_idle(self, seconds: float = 30) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until every client has left."""
+        self.wait_until(lambda: not self.open)
+
+    def wait_until(self, true: Callable[[], bool], seconds: float = 30) -> None:
+        """Wait until something is true of the server."""
         until = time.monotonic() + seconds
-        while self.open:
+        while not true():
             assert time.monotonic() < until, f"{self.open} connections are open"
             time.sleep(0.002)
 

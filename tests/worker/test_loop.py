@@ -10,6 +10,7 @@ from tests.worker.bench import End, ScriptedPump, StillClock, config, frame, run
 from tyk_pump import channel
 from tyk_pump.config.root import Filters, RetryOptions
 from tyk_pump.errors import RejectedRecords, TransientError
+from tyk_pump.pumps.protocol import Batch
 from tyk_pump.worker import outcome
 
 NAMES = ["a", "b", "c", "d"]
@@ -36,6 +37,21 @@ def test_a_transient_failure_resends_only_what_is_pending() -> None:
     assert [(d.position, d.record_id, d.reason) for d in done.dead] == [
         (2, "S:2", "too long")
     ]
+
+
+def test_what_a_pump_leaves_out_counts_as_filtered() -> None:
+    """It is settled with the attempt that says so, and never pending."""
+
+    class Choosy(ScriptedPump):
+        def write(self, batch: Batch) -> None:
+            batch.left_out = sum(record.api_id == "c" for record in batch.records)
+            super().write(batch)
+
+    pump = Choosy(TransientError("busy", pending=[1]), None, None)
+    first, second = run(pump, [frame(NAMES), frame(["c", "e"], first=4)]).outcomes
+    assert (first.delivered, first.filtered) == (3, 1)
+    assert (second.delivered, second.filtered) == (1, 1)
+    assert pump.calls == [NAMES, ["b"], ["c", "e"]]
 
 
 def test_an_unavailable_back_end_is_retried_until_it_answers() -> None:

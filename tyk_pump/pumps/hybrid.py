@@ -361,6 +361,7 @@ class HybridPump:
             self._call(AGGREGATES["api"], NOTHING)
         for reason, indexes in left_out.items():
             outcome.arrived(indexes)
+            batch.left_out += len(indexes)
             self._say(reason, len(indexes))
         return groups
 
@@ -425,8 +426,10 @@ class HybridPump:
                 else:
                     log.warning("no answer, sent again", extra={"reason": exc.reason})
                     self._forget(late)
+            except CallError:
+                self._late.remove(late)  # not done, and said so: sent again
             except TransientError:
-                self._forget(late)  # refused or lost: sent again
+                self._forget(late)  # lost: sent again
             else:
                 self._late.remove(late)
                 outcome.arrived(indexes)

@@ -28,6 +28,9 @@ class Batch(msgspec.Struct):
     cursor: str = ""
     """Whose progress this is: the pump's name, with its lane where it has several.
     With the stream it is the key of a watermark."""
+    left_out: int = 0
+    """Set by `write`: so many of the records have no place in this back end. They are
+    settled, and counted as filtered, not as delivered; none of them is pending."""
 
     def __len__(self) -> int:
         return len(self.records)

@@ -39,6 +39,8 @@ class _Delivery(msgspec.Struct):
     """What became of one batch."""
 
     delivered: int = 0
+    left_out: int = 0
+    """Settled by the pump without being sent; see `Batch.left_out`."""
     rejected: dict[int, str] = msgspec.field(default_factory=dict)
     attempts: int = 0
     seconds: float = 0.0
@@ -113,7 +115,7 @@ class Worker:
                 first=first,
                 end=first + len(raws),
                 delivered=delivery.delivered,
-                filtered=filtered,
+                filtered=filtered + delivery.left_out,
                 dead=dead,
                 seconds=delivery.seconds,
                 attempts=delivery.attempts,
@@ -174,6 +176,7 @@ class Worker:
         while pending:
             whole = len(pending) == len(batch)
             part = batch if whole else batch.part(pending)
+            part.left_out = 0
             done.attempts += 1
             began = self._clock.monotonic()
             self._stage(channel.WRITE)
@@ -185,8 +188,9 @@ class Worker:
                 failure = None
             self._stage(channel.WORK)
             done.seconds += self._clock.monotonic() - began
+            done.left_out += part.left_out
             if failure is None:
-                done.delivered += len(pending)
+                done.delivered += len(pending) - part.left_out
                 self._refused_batches = self._refused_records = 0
                 break
             again, rejected = _verdict(failure, len(part))
@@ -198,7 +202,8 @@ class Worker:
                 continue
             if len(rejected) < len(part) and not again:
                 self._refused_batches = self._refused_records = 0
-            done.delivered += len(part) - len(rejected) - len(again)
+            settled = len(part) - len(rejected) - len(again)
+            done.delivered += settled - part.left_out
             for index, why in rejected.items():
                 done.rejected[pending[index]] = why
             pending = [pending[index] for index in again]
