@@ -39,6 +39,8 @@ GRAYLOG: Final = (
     *("method", "path", "response_code", "api_key", "api_id", "org_id"),
     *("request_time", "raw_response"),
 )
+AGENT: Final = 8192
+"""Bytes that an agent reads at once; on the same machine the way takes them."""
 LATENCIES: Final = ("latency_total", "latency_upstream", "latency_gateway")
 
 
@@ -97,10 +99,18 @@ TARGETS: Final[dict[str, Target]] = {
             "address": at,
             "fields": ["request_time", *LATENCIES],
             "tags": ["path", "response_code", "api_name"],
+            "packet_size": AGENT,
         },
         "udp",
     ),
-    "dogstatsd": Target(lambda at: {"address": at}, "udp"),
+    "dogstatsd": Target(
+        lambda at: {
+            "address": at,
+            "buffered_max_messages": 100,
+            "packet_size": AGENT,
+        },
+        "udp",
+    ),
     "logzio": Target(lambda at: {"url": f"http://{at}", "token": "t"}),
     "moesif": Target(
         lambda at: {

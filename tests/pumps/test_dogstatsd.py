@@ -286,12 +286,31 @@ def test_a_sample(
     ]
 
 
+def test_positions_of_a_sample(
+    unix: UnixReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused or pending is named by its place in the whole batch."""
+    chances = iter([0.9, 0.1, 0.9, 0.1, 0.9, 0.1])
+    monkeypatch.setattr(dogstatsd, "random", lambda: next(chances))
+    meta = {"address": f"unix://{unix.path}", "sample_rate": 0.5, "buffered": False}
+    pump = opened(tmp_path, "dogstatsd", meta)
+    long = record(path="x" * 9000)
+    with pytest.raises(RejectedRecords) as refused:
+        pump.write(batch(record(), record(), long, long))
+    assert [*refused.value.rejected] == [3] and refused.value.pending == []
+    unix.close()
+    with pytest.raises(TransientError) as away:
+        pump.write(batch(record(), record()))
+    assert away.value.pending == [1]
+    pump.close()
+
+
 def test_a_small_rate_has_no_exponent(unix: UnixReceiver, tmp_path: Path) -> None:
     """As the agent expects numbers."""
     rate = {"sample_rate": 0.00001, "tags": ["method"]}
     pump = opened(tmp_path, "dogstatsd", {**rate, "address": f"unix://{unix.path}"})
     assert isinstance(pump, DogstatsdPump)
-    assert b"|h|@0.00001|#" in pump._series.encode(record())
+    assert b"|h|@0.00001|#" in pump._series.encode([record()])[0]
     pump.close()
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from tests.servers.tls import Authority
 from tyk_pump.config.options import TlsOptions
-from tyk_pump.errors import TransientError
+from tyk_pump.errors import RejectedRecords, TransientError
 from tyk_pump.transport.datagram import Datagrams, Stream, TooLong, UnixDatagrams
-from tyk_pump.transport.packets import split
+from tyk_pump.transport.packets import Packets, split
 
 
 @pytest.fixture
@@ -166,3 +166,27 @@ def test_what_the_path_takes() -> None:
 def test_lines_in_datagrams(lines: bytes, size: int, datagrams: list[bytes]) -> None:
     """As few as the order allows; what is too long alone goes alone."""
     assert [*split(lines, size)] == datagrams
+
+
+def test_a_size_that_the_socket_does_not_take(tmp_path: Path) -> None:
+    """Then each item goes alone, in order, and one that cannot is named."""
+    path = tmp_path / "s.sock"
+    items = [b"a\n", b"b" * 500 + b"\n", b"c\n", b"d\n"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(path))
+        packets = Packets(f"unix://{path}", size=510, longest=1000)
+        packets.send([b"x\n"])
+        assert receiver.recv(9) == b"x"
+        with pytest.MonkeyPatch.context() as patch:
+
+            def send(self: UnixDatagrams, data: bytes) -> None:
+                if len(data) > 100:
+                    raise TooLong("no")
+                Datagrams.send(self, data)
+
+            patch.setattr(UnixDatagrams, "send", send)
+            with pytest.raises(RejectedRecords) as caught:
+                packets.send(items)
+        assert caught.value.rejected == {1: "no"}
+        assert [receiver.recv(9) for _ in range(3)] == [b"a", b"c", b"d"]
+        packets.close()

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Final
 import msgspec
 
 from tyk_pump.config.options import Options, Seconds, doc
+from tyk_pump.errors import WriteError
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.analytics import AnalyticsRecord
 from tyk_pump.record.series import Series
@@ -227,15 +228,19 @@ class DogstatsdPump:
 
     def write(self, batch: Batch) -> None:
         """Send the records that the sample has."""
-        message, rate = self._series.encode, self._rate
-
-        def encode(batch: Batch, index: int) -> bytes | None:
-            return message(batch.records[index])
-
-        def sampled(batch: Batch, index: int) -> bytes | None:
-            return message(batch.records[index]) if random() < rate else None
-
-        self._packets.send(batch, encode if rate >= 1 else sampled)
+        if self._rate >= 1:
+            self._packets.send(self._series.encode(batch.records))
+            return
+        chosen = [at for at in range(len(batch)) if random() < self._rate]
+        try:
+            records = [batch.records[at] for at in chosen]
+            self._packets.send(self._series.encode(records))
+        except WriteError as exc:
+            # The positions are those in the sample.
+            if exc.pending is not None:
+                exc.pending = [chosen[at] for at in exc.pending]
+            exc.rejected = {chosen[at]: why for at, why in exc.rejected.items()}
+            raise
 
     def close(self) -> None:
         """Let go of the socket."""

@@ -171,8 +171,7 @@ class StatsdPump:
     def write(self, batch: Batch) -> None:
         """Send the lines of all records."""
         if self._metrics:
-            encode = self._series.encode
-            self._packets.send(batch, lambda batch, index: encode(batch.records[index]))
+            self._packets.send(self._series.encode(batch.records))
 
     def close(self) -> None:
         """Let go of the socket."""

@@ -38,12 +38,14 @@ class Series:
         self.fields: tuple[str, ...] = tuple(dict.fromkeys(read))
         """The attributes of a record that are read."""
 
-    def encode(self, record: AnalyticsRecord) -> bytes:
-        """Return the lines of a record."""
-        kind = self._kind(record)
-        template = self._templates.get(kind) or self._made(record, kind)
-        line: bytes = template % self._numbers(record)
-        return line
+    def encode(self, records: Sequence[AnalyticsRecord]) -> list[bytes]:
+        """Return the lines of each record."""
+        kinds, numbers = map(self._kind, records), map(self._numbers, records)
+        known, made = self._templates.get, self._made
+        return [
+            (known(kind) or made(record, kind)) % number
+            for record, kind, number in zip(records, kinds, numbers, strict=True)
+        ]
 
     def _made(self, record: AnalyticsRecord, kind: Any) -> bytes:
         template = self._make(record)

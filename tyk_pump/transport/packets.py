@@ -8,12 +8,11 @@ depends on the way. See `Packets.send`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from tyk_pump.errors import RejectedRecords, TransientError, WriteError
-from tyk_pump.pumps.protocol import Batch
-from tyk_pump.transport.bulk import Bulk, Encode, Part, Refused
+from tyk_pump.errors import RejectedRecords, TransientError
 from tyk_pump.transport.datagram import (
     LARGEST_DATAGRAM,
     Datagrams,
@@ -58,7 +57,7 @@ class Packets:
         place: str,
         *,
         size: int = 0,
-        most: int | None = None,
+        most: int = sys.maxsize,
         longest: int = sys.maxsize,
         patience: float = 1.0,
     ) -> None:
@@ -76,29 +75,44 @@ class Packets:
             self._datagrams = Datagrams(*address(place))
         else:
             self._datagrams = UnixDatagrams(path, patience)
-        self._bulk: Bulk | None = None
 
-    def send(self, batch: Batch, encode: Encode) -> None:
-        """Return when every line is where it can be told no more of it.
+    def send(self, items: Sequence[bytes]) -> None:
+        """Return when every line is where no more can be told of it; else raise a
+        WriteError whose positions are those of the items.
 
-        `encode` makes the lines of a record, each with its line feed.
+        An item is the lines of a record, each with its line feed.
 
         A unix socket takes a datagram or does not: what it took is not sent again. Over
         UDP the refusal of one is told with a later one, and which was meant is not
         said: the batch is sent again.
         """
-        if not len(batch):
+        if not items:
             return
-        bulk = self._bulk or self._measured()
-        outcome: WriteError | None = None
+        rejected: dict[int, str] = {}
+        begin = 0
         try:
-            bulk.send(batch, encode, self._post)
-        except WriteError as exc:
-            outcome = exc
-        if not self._is_unix:
-            outcome = self._as_told_over_udp(outcome)
-        if outcome is not None:
-            raise outcome
+            left = deque(self._spans(items))
+            while left:
+                begin, end = left.popleft()
+                try:
+                    self._post(b"".join(items[begin:end])[:-1])
+                except TooLong as exc:
+                    if end - begin == 1:
+                        rejected[begin] = str(exc)
+                    else:
+                        # Each alone, the first of them first.
+                        alone = ((at, at + 1) for at in range(begin, end))
+                        left.extendleft(reversed([*alone]))
+            if not self._is_unix:
+                self._datagrams.check()
+        except TransientError as exc:
+            pending = range(begin, len(items)) if self._is_unix else None
+            raise TransientError(
+                exc.reason, pending=pending, rejected=rejected
+            ) from exc
+        if rejected:
+            reason = next(iter(rejected.values()))
+            raise RejectedRecords(reason, rejected=rejected)
 
     def probe(self) -> str:
         """Reach the socket, or resolve the name, and say what was found."""
@@ -111,46 +125,35 @@ class Packets:
         """Let go of the socket."""
         self._datagrams.close()
 
-    def _measured(self) -> Bulk:
+    def _spans(self, items: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+        """Yield begin and end of the items that go into one datagram."""
         if not self._size:
             self._size = UNIX_SIZE
             if not self._is_unix:
                 self._size = min(UDP_SIZE, self._datagrams.mtu() - _HEADERS)
-        self._bulk = Bulk(
-            max_bytes=self._longest,
-            flush_bytes=self._size,
-            max_count=self._most,
-            overhead=-1,  # The last line feed of a datagram is not sent.
-        )
-        return self._bulk
+        # The last line feed of a datagram is not sent.
+        most, room = self._most, self._size + 1
+        begin = total = 0
+        for index, size in enumerate(map(len, items)):
+            total += size
+            if (total > room or index - begin == most) and index > begin:
+                yield begin, index
+                begin, total = index, size
+        yield begin, len(items)
 
-    def _post(self, part: Part) -> None:
-        data = b"".join(part.items)[:-1]
-        try:
-            if part.size <= self._size:
-                self._datagrams.send(data)
-                return
-            datagrams = [*split(data, self._size)]
-            if (longest := max(map(len, datagrams))) > LARGEST_DATAGRAM:
-                # Before any of the record's other lines is sent.
-                raise TooLong(f"{longest} bytes do not fit a datagram")
-            for datagram in datagrams:
-                self._datagrams.send(datagram)
-        except TooLong as exc:
-            raise Refused(str(exc)) from exc
-
-    def _as_told_over_udp(self, outcome: WriteError | None) -> WriteError | None:
-        """Return what became of the batch, with the refusals that came back by now."""
-        reason = outcome.reason if isinstance(outcome, TransientError) else ""
-        if not reason:
-            try:
-                self._datagrams.check()
-            except TransientError as exc:
-                reason = exc.reason
-        if not reason:
-            return outcome
-        assert outcome is None or isinstance(outcome, TransientError | RejectedRecords)
-        return TransientError(reason, rejected=outcome.rejected if outcome else None)
+    def _post(self, lines: bytes) -> None:
+        if len(lines) <= self._size:
+            self._datagrams.send(lines)
+            return
+        # Those of one record. Nothing of it is sent if something cannot be.
+        if len(lines) > self._longest:
+            limit = self._longest
+            raise TooLong(f"too large: {len(lines)} bytes, the limit is {limit}")
+        datagrams = [*split(lines, self._size)]
+        if (longest := max(map(len, datagrams))) > LARGEST_DATAGRAM:
+            raise TooLong(f"{longest} bytes do not fit a datagram")
+        for datagram in datagrams:
+            self._datagrams.send(datagram)
 
 
 def split(lines: bytes, size: int) -> Iterator[bytes]:
