@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,13 @@ import pytest
 
 from tests.servers import mariadb, postgres
 from tests.servers.database import Databases
+from tests.servers.elasticmq import ElasticMq
 from tests.servers.gelf import GelfReader
 from tests.servers.hec import HecCollector
 from tests.servers.influxd import InfluxServer
 from tests.servers.mariadb import MariaDatabase, MariaServer
 from tests.servers.mongo import JavaMongo, MongoServer
+from tests.servers.moto import Moto
 from tests.servers.postgres import PostgresDatabase, PostgresServer
 from tests.servers.rsyslog import Rsyslog
 from tests.servers.server import Server
@@ -33,6 +36,42 @@ from tests.servers.telegraf import Telegraf
 from tests.servers.tls import Authority
 
 S = TypeVar("S", bound=Server)
+
+
+@pytest.fixture
+def no_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither variables nor files of AWS, nor a machine that has a role."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-keys"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def _shared_elasticmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ElasticMq]:
+    with ElasticMq(tmp_path_factory.mktemp("elasticmq")) as server:
+        yield server
+
+
+@pytest.fixture
+def elasticmq(_shared_elasticmq: ElasticMq) -> ElasticMq:
+    """Queues that keep to the limits of SQS."""
+    _shared_elasticmq.renew()
+    return _shared_elasticmq
+
+
+@pytest.fixture(scope="session")
+def _shared_moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    with Moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture
+def moto(_shared_moto: Moto) -> Moto:
+    """AWS's services in memory."""
+    _shared_moto.renew()
+    return _shared_moto
 
 
 @pytest.fixture(scope="session")

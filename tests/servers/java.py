@@ -245,7 +245,15 @@ def _mongo(folder: Path) -> None:
 
 MONGO = Artefact("mongo-java", "1.47.0", ("mvn", "java", "javac"), _mongo, _MONGO)
 
+
+def _elasticmq(folder: Path) -> None:
+    fetch(folder, f"org.elasticmq:elasticmq-server_2.13:{ELASTICMQ.version}")
+
+
+ELASTICMQ = Artefact("elasticmq", "1.6.12", ("mvn", "java"), _elasticmq)
+
 ARTEFACTS: tuple[Artefact, ...] = (
+    ELASTICMQ,
     KAFKA,
     MONGO,
     ELASTICSEARCH_6,

@@ -51,6 +51,7 @@ logging.getLogger("botocore").setLevel(logging.WARNING)
 RECORDS_FAULT: Final = frozenset(
     {
         "InvalidArgumentException",
+        "InvalidAttributeValue",
         "InvalidMessageContents",
         "InvalidParameterValue",
         "InvalidParameterValueException",
@@ -173,14 +174,22 @@ class FailedCall(TransientError):
         """AWS's name of the reason; empty where it gave none."""
 
 
+def bare(code: str) -> str:
+    """Return a code without what stands around it in some answers.
+
+    `com.amazonaws.sqs#QueueDoesNotExist:https://...`, `AWS.SimpleQueueService.X`.
+    """
+    return code.partition(":")[0].rpartition("#")[2].rpartition(".")[2]
+
+
 def records_fault(code: str) -> bool:
     """Say whether a code, of a call or of an entry in it, blames the record."""
-    return code in RECORDS_FAULT or code in TOO_LARGE
+    return bare(code) in RECORDS_FAULT or bare(code) in TOO_LARGE
 
 
 def denied(code: str) -> bool:
     """Say whether a code means that we are known, but may not do this."""
-    return code in DENIED
+    return bare(code) in DENIED
 
 
 class Access:
@@ -412,9 +421,10 @@ def _object(reply: Reply) -> Mapping[str, Any]:
 
 
 def _code(reply: Reply, answer: Mapping[str, Any]) -> str:
-    """Return the bare name: `com.amazonaws.sqs#QueueDoesNotExist:https://...`."""
-    told = _text(answer.get("__type")) or reply.headers.get("x-amzn-ErrorType", "")
-    return told.partition(":")[0].rpartition("#")[2]
+    """Return the bare name of an error."""
+    return bare(
+        _text(answer.get("__type")) or reply.headers.get("x-amzn-ErrorType", "")
+    )
 
 
 def _text(value: object) -> str:
