@@ -12,6 +12,7 @@ import pytest
 from tests.pumps.config import opened as opened_from
 from tests.servers import elasticmq as queues
 from tests.servers.elasticmq import ElasticMq
+from tests.servers.kinesalite import Kinesalite
 from tests.servers.moto import ACCOUNT, REGION, Moto
 from tyk_pump.errors import RejectedRecords, TransientError
 from tyk_pump.pumps.protocol import Batch, Pump
@@ -137,6 +138,30 @@ def test_a_stream_that_comes_later(moto: Moto, opened: Open) -> None:
     pump.write(batch(*numbered(3)))
     assert len(records(client)) == 3
     assert pump.probe() == "stream tyk in eu-west-1 is ACTIVE"
+    client.close()
+
+
+def test_records_in_kinesalite(kinesalite: Kinesalite, opened: Open) -> None:
+    """Of a request that it refuses for one record the others arrive."""
+    client = kinesalite.client()
+    client.create_stream(StreamName="tyk", ShardCount=2)
+    client.get_waiter("stream_exists").wait(
+        StreamName="tyk", WaiterConfig={"Delay": 0.05}
+    )
+    given = numbered(700)
+    given[333].raw_request = "x" * 1_100_000
+    pump = opened(
+        "kinesis",
+        stream_name="tyk",
+        region=REGION,
+        aws_endpoint=kinesalite.url,
+        batch_size=500,
+    )
+    with pytest.raises(RejectedRecords, match="less than or equal to") as caught:
+        pump.write(batch(*given))
+    assert list(caught.value.rejected) == [333]
+    found = [json.loads(record["Data"])["alias"] for record in records(client)]
+    assert sorted(found) == [f"n{n:04}" for n in range(700) if n != 333]
     client.close()
 
 

@@ -23,6 +23,7 @@ from tests.servers.elasticmq import ElasticMq
 from tests.servers.gelf import GelfReader
 from tests.servers.hec import HecCollector
 from tests.servers.influxd import InfluxServer
+from tests.servers.kinesalite import Kinesalite
 from tests.servers.mariadb import MariaDatabase, MariaServer
 from tests.servers.mongo import JavaMongo, MongoServer
 from tests.servers.moto import Moto
@@ -59,6 +60,21 @@ def elasticmq(_shared_elasticmq: ElasticMq) -> ElasticMq:
     """Queues that keep to the limits of SQS."""
     _shared_elasticmq.renew()
     return _shared_elasticmq
+
+
+@pytest.fixture(scope="session")
+def _shared_kinesalite(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Kinesalite]:
+    with Kinesalite(tmp_path_factory.mktemp("kinesalite")) as server:
+        yield server
+
+
+@pytest.fixture
+def kinesalite(_shared_kinesalite: Kinesalite) -> Kinesalite:
+    """Streams with the limits of Kinesis."""
+    _shared_kinesalite.renew()
+    return _shared_kinesalite
 
 
 @pytest.fixture(scope="session")

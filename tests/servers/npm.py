@@ -34,6 +34,7 @@ def _artefact(name: str, version: str) -> Artefact:
     return Artefact(name, version, ("node", "npm"), build)
 
 
+KINESALITE = _artefact("kinesalite", "3.3.3")
 STATSD = _artefact("statsd", "0.9.0")
 
-ARTEFACTS: tuple[Artefact, ...] = (STATSD,)
+ARTEFACTS: tuple[Artefact, ...] = (KINESALITE, STATSD)
