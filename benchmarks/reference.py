@@ -44,6 +44,7 @@ REFERENCE: Final[dict[str, Known]] = {
     "influx": Known(2.8, 2.8, 0.5),
     "statsd": Known(3.2, 3.2, 1 / 3),
     "dogstatsd": Known(1.8, 2.3, 1 / 3),
+    "prometheus": Known(2.9, 2.9, 1 / 3),
     "graylog": Known(50.0, 50.0, 0.1),
     "mongo": _DECODING,
     "mongo-pump-aggregate": _DECODING,

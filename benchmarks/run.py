@@ -30,6 +30,8 @@ def main() -> int:
         raws = yardstick.small(raws)
     elif options.cut_bodies:
         raws = yardstick.without_bodies(raws)
+    if options.keys:
+        raws = yardstick.of_many_keys(raws, options.keys)
     if options.one_hour:
         raws = yardstick.in_one_hour(raws)
     size = sum(map(len, raws)) / len(raws)
@@ -76,6 +78,11 @@ def arguments() -> argparse.ArgumentParser:
         action="store_true",
         help="all of one hour, as live traffic is; else of two days, which aggregates "
         "have a document or rows for each hour of",
+    )
+    parser.add_argument(
+        "--keys",
+        type=int,
+        help="records of so many API keys and paths, which are as many series",
     )
     parser.add_argument("--server", help="path of the server to use")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -155,6 +155,19 @@ TARGETS: Final[dict[str, Target]] = {
             ],
         }
     ),
+    # Nobody scrapes meanwhile; whoever does finds as many series as there are.
+    "prometheus": Target(lambda _: {"listen_address": "127.0.0.1:0"}, ""),
+    "prometheus-paths": Target(
+        lambda _: {"listen_address": "127.0.0.1:0", "track_all_paths": True}, ""
+    ),
+    "prometheus-persist": Target(
+        lambda _: {
+            "listen_address": "127.0.0.1:0",
+            "track_all_paths": True,
+            "persist": "batch",
+        },
+        "",
+    ),
     "resurfaceio": Target(
         lambda at: {"capture_url": f"http://{at}/message", "rules": "include debug"}
     ),

@@ -63,6 +63,17 @@ def in_one_hour(raws: Sequence[bytes]) -> list[bytes]:
     ]
 
 
+def of_many_keys(raws: Sequence[bytes], keys: int) -> list[bytes]:
+    """Return so many records, each of a key and a path of its own."""
+    return [
+        changed(
+            raws[number % len(raws)],
+            {"APIKey": f"{number:024x}", "Path": f"/path/{number}"},
+        )
+        for number in range(keys)
+    ]
+
+
 def changed(raw: bytes, values: dict[str, Any], drop: Collection[str] = ()) -> bytes:
     """Return a record with other values."""
     fields = {k: v for k, v in msgpack.unpackb(raw).items() if k not in drop}

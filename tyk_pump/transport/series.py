@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from operator import attrgetter
@@ -27,6 +27,10 @@ KIND: Final = "type"
 """Label that tells what a histogram has measured."""
 LONGEST: Final = 30 * 86_400_000
 """Milliseconds. A time beyond would make a sum so large that it grows no more."""
+_SHORT: Final = 10_000
+"""Times below it are looked up and not searched for."""
+_FEW: Final = 8
+"""So few times are not worth to be brought together first."""
 SORTED: Final = 50_000
 """So many series are shown in order. To sort more would hold up the writing."""
 
@@ -271,6 +275,7 @@ class HistogramFamily(Family):
         super().__init__(name, help, number)
         self.bounds = list(bounds)
         self._averaged = averaged
+        self._buckets = [bisect_left(self.bounds, one) for one in range(_SHORT)]
         self._times = [attrgetter(attribute) for _, attribute in times]
         self.tables: list[Table[Observed]] = [
             Table(labels, limit, self._new, kind) for kind, _ in times
@@ -282,54 +287,40 @@ class HistogramFamily(Family):
 
     def add(self, records: Sequence[Any], touched: Touched) -> None:
         """Observe the times of records."""
-        observe = self._observe_average if self._averaged else self._observe
-        raws = list(self.tables[0].raws(records))
+        groups: defaultdict[Any, list[Any]] = defaultdict(list)
+        for raw, record in zip(self.tables[0].raws(records), records, strict=True):
+            groups[raw].append(record)
         for table, time_of in zip(self.tables, self._times, strict=True):
-            times = list(map(time_of, records))
-            if min(times) < 0 or max(times) > LONGEST:
-                # What no call can take: a sum must neither fall nor grow beyond
-                # what a double can count on.
-                times = [min(max(one, 0), LONGEST) for one in times]
-            observe(table, raws, times, touched)
+            known = table.index.get
+            for raw, group in groups.items():
+                series = known(raw) or table.find(raw, len(group))
+                self._observe(series, list(map(time_of, group)))
+                if touched is not None:
+                    touched.add(series)
         if self.overflow:
             self.warn()
+
+    def _observe(self, series: Observed, times: list[int]) -> None:
+        if min(times) < 0 or max(times) > LONGEST:
+            # What no call can take: a sum must neither fall nor grow beyond what a
+            # double can count on.
+            times = [min(max(one, 0), LONGEST) for one in times]
+        counts, number, total = series.counts, len(times), sum(times)
+        series.total += total
+        if self._averaged:
+            # Each record counts, with the average as its time.
+            counts[bisect_left(self.bounds, total / number)] += number
+        elif number < _FEW or max(times) >= len(self._buckets):
+            for one in times:
+                counts[bisect_left(self.bounds, one)] += 1
+        else:
+            buckets = Counter(map(self._buckets.__getitem__, times))
+            for bucket, times_seen in buckets.items():
+                counts[bucket] += times_seen
 
     def _new(self, values: tuple[str, ...], text: str, created: float) -> Observed:
         buckets = [0] * (len(self.bounds) + 1)
         return Observed(self.number, values, text, created, buckets)
-
-    def _observe(
-        self,
-        table: Table[Observed],
-        raws: list[Any],
-        times: list[int],
-        touched: Touched,
-    ) -> None:
-        known, bounds = table.index.get, self.bounds
-        for raw, spent in zip(raws, times, strict=True):
-            series = known(raw) or table.find(raw, 1)
-            series.counts[bisect_left(bounds, spent)] += 1
-            series.total += spent
-            if touched is not None:
-                touched.add(series)
-
-    def _observe_average(
-        self,
-        table: Table[Observed],
-        raws: list[Any],
-        times: list[int],
-        touched: Touched,
-    ) -> None:
-        # Each record counts, with the average as its time.
-        sums: dict[Any, int] = dict.fromkeys(raws, 0)
-        for raw, spent in zip(raws, times, strict=True):
-            sums[raw] += spent
-        for raw, number in Counter(raws).items():
-            series, total = table.index.get(raw) or table.find(raw, number), sums[raw]
-            series.counts[bisect_left(self.bounds, total / number)] += number
-            series.total += total
-            if touched is not None:
-                touched.add(series)
 
 
 def escaped(text: str) -> str:
