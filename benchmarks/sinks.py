@@ -15,9 +15,12 @@ import struct
 import subprocess
 import sys
 import threading
+import zlib
 from typing import Final, NamedTuple, Self
 
 import bson
+
+from tyk_pump.transport import gob
 
 BUFFER: Final = 1 << 20
 LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -38,6 +41,20 @@ GREETING: Final = {
     "cursor": {"id": 0, "ns": "b.$cmd.listCollections", "firstBatch": [{"name": "c"}]},
 }
 """What a MongoDB server says of itself, and anything else that may be asked."""
+
+
+HELLO: Final = 44
+"""Bytes with which a connection to MDCB begins."""
+RESPONSE: Final = gob.Struct(
+    "wireResponse",
+    (("ID", gob.UINT), ("Response", gob.INTERFACE), ("Error", gob.STRING)),
+)
+DONE: Final = gob.Struct(
+    "dispatcherResponse",
+    (("Response", gob.INTERFACE), ("Error", gob.STRING)),
+    "*gorpc.dispatcherResponse",
+)
+YES: Final = ("bool", True)
 
 
 class Answer(NamedTuple):
@@ -160,6 +177,25 @@ def converse_mongo(connection: socket.socket) -> None:
             connection.sendall(struct.pack("<iiii", *head) + data)
 
 
+def serve_mdcb(listener: socket.socket) -> None:
+    """Answer the calls of each connection in a thread."""
+    serve_each(listener, converse_mdcb)
+
+
+def converse_mdcb(connection: socket.socket) -> None:
+    """Say yes to one call after the other until the other end leaves."""
+    inflate, deflate = zlib.decompressobj(-15), zlib.compressobj(1, wbits=-15)
+    calls, encoder = gob.Decoder(), gob.Encoder()
+    with connection, contextlib.suppress(ConnectionError):
+        if not read_into(connection, memoryview(bytearray(HELLO))):
+            return
+        while data := connection.recv(BUFFER):
+            for call in calls.feed(inflate.decompress(data)):
+                said = {"ID": call["ID"], "Response": (DONE, {"Response": YES})}
+                data = deflate.compress(encoder.encode(RESPONSE, said))
+                connection.sendall(data + deflate.flush(zlib.Z_SYNC_FLUSH))
+
+
 def read_into(connection: socket.socket, room: memoryview) -> bool:
     """Fill the room; say whether the other end has sent so much."""
     have = 0
@@ -220,6 +256,7 @@ def reply(status: bytes, body: bytes) -> bytes:
 
 KINDS: Final = {
     "http": (socket.SOCK_STREAM, serve_http),
+    "mdcb": (socket.SOCK_STREAM, serve_mdcb),
     "mongo": (socket.SOCK_STREAM, serve_mongo),
     "tcp": (socket.SOCK_STREAM, serve_tcp),
     "udp": (socket.SOCK_DGRAM, serve_udp),

@@ -112,6 +112,11 @@ TARGETS: Final[dict[str, Target]] = {
         "udp",
     ),
     "logzio": Target(lambda at: {"url": f"http://{at}", "token": "t"}),
+    "hybrid": Target(lambda at: {"connection_string": at, "api_key": "k"}, "mdcb"),
+    "hybrid-aggregated": Target(
+        lambda at: {"connection_string": at, "api_key": "k", "aggregated": True},
+        "mdcb",
+    ),
     "moesif": Target(
         lambda at: {
             "application_id": "a",

@@ -46,7 +46,7 @@ MEASURED_AS = {
     "sql-mcp-aggregate": "sql_aggregate",
 }
 """Types that share all that costs time with another one, which has a benchmark."""
-TO_MEASURE = {"hybrid", "kinesis", "prometheus", "sqs"}
+TO_MEASURE = {"kinesis", "prometheus", "sqs"}
 """Types that have no benchmark yet; the list only ever gets shorter."""
 
 
