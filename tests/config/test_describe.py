@@ -130,6 +130,26 @@ def test_configuration_for_every_type() -> None:
     assert uptime.options.collection_name == "tyk_uptime_analytics"
 
 
+@pytest.mark.parametrize(
+    ("pump", "option", "placeholder", "fault"),
+    [
+        ("influx", "address", "http//localhost:8086", "'http//localhost:8086' must "),
+        ("splunk", "collector_url", "<url>", "'<url>' must begin with http"),
+        ("moesif", "application_id", "", "missing"),
+    ],
+)
+def test_what_that_file_leaves_open_is_named(
+    tmp_path: Path, pump: str, option: str, placeholder: str, fault: str
+) -> None:
+    """As it stands in those pages: one pump says so, the others start."""
+    about = json.loads((Path(__file__).parent / "every-type.conf").read_text())
+    about["pumps"][pump]["meta"][option] = placeholder
+    path = tmp_path / "pump.conf"
+    path.write_text(json.dumps(about))
+    (line,) = load(str(path), {}).every_fault()
+    assert line.startswith(f"pumps.{pump}.meta.{option}: {fault}")
+
+
 def test_every_option_is_described() -> None:
     """Each option has a sentence, and each stands in the pages."""
     pages = describe.pages()
