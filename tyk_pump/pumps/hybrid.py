@@ -189,9 +189,10 @@ class HybridPump:
         "MDCB may be away at the start and refuse the key for a while: the pump waits. "
         "A refused key is called just that, not a failed connection.",
         "One client: connections are opened when they are needed, at most "
-        "`rpc_pool_size`, closed before others take their place, and asked whether the "
-        "other end is still there. The reference leaves whole pools behind, and what "
-        "waits in them is sent long after it has been given up.",
+        "`rpc_pool_size` beside those whose answer is late, closed before others take "
+        "their place, and asked whether the other end is still there. The reference "
+        "leaves whole pools behind, and what waits in them is sent long after it has "
+        "been given up.",
         "A large batch goes in several calls (`batch_size`, `batch_bytes`).",
         "Each record is counted in its own hour or minute, in a call for each; the "
         "reference takes that of the organisation's first record.",

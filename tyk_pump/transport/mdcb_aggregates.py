@@ -274,10 +274,11 @@ def _counter(counter: Counter, zone: str) -> _Counter:
         # MDCB looks at no minimum of errors alone where it writes to MongoDB. Where it
         # writes to SQL it does: a zero would stay the minimum for ever.
         least, least_up = counter.max_latency, counter.max_upstream_latency
+    # Of one record no number has more than 64 bits: only sums may.
     return _Counter(
-        saturated(counter.hits),
-        saturated(counter.success),
-        saturated(counter.errors),
+        counter.hits,
+        counter.success,
+        counter.errors,
         json.number(counter.request_time),
         saturated(counter.total_request_time),
         counter.identifier,
@@ -287,12 +288,12 @@ def _counter(counter: Counter, zone: str) -> _Counter:
         saturated(counter.closed_connections),
         saturated(counter.bytes_in),
         saturated(counter.bytes_out),
-        saturated(counter.max_upstream_latency),
-        saturated(least_up),
+        counter.max_upstream_latency,
+        least_up,
         saturated(counter.total_upstream_latency),
         0,
-        saturated(counter.max_latency),
-        saturated(least),
+        counter.max_latency,
+        least,
         saturated(counter.total_latency),
         0,
         counter.error_map,
