@@ -243,13 +243,16 @@ class CounterFamily(Family):
     def add(self, records: Sequence[Any], touched: Touched) -> None:
         """Count records."""
         table = self._table
-        known = table.index.get
-        # Equal values are brought together in C; the loop is over different ones.
-        for raw, number in Counter(table.raws(records)).items():
-            series = known(raw) or table.find(raw, number)
-            series.n += number
-            if touched is not None:
-                touched.add(series)
+        raws = list(table.raws(records))
+        try:
+            found = list(map(table.index.__getitem__, raws))
+        except KeyError:
+            known = table.index.get
+            found = [known(raw) or table.find(raw, 1) for raw in raws]
+        for series in found:
+            series.n += 1
+        if touched is not None:
+            touched.update(found)
         if table.overflow:
             self.warn()
 
@@ -275,7 +278,8 @@ class HistogramFamily(Family):
         super().__init__(name, help, number)
         self.bounds = list(bounds)
         self._averaged = averaged
-        self._buckets = [bisect_left(self.bounds, one) for one in range(_SHORT)]
+        buckets = {time: bisect_left(self.bounds, time) for time in range(_SHORT)}
+        self._bucket_of = buckets.__getitem__
         self._times = [attrgetter(attribute) for _, attribute in times]
         self.tables: list[Table[Observed]] = [
             Table(labels, limit, self._new, kind) for kind, _ in times
@@ -301,22 +305,27 @@ class HistogramFamily(Family):
             self.warn()
 
     def _observe(self, series: Observed, times: list[int]) -> None:
-        if min(times) < 0 or max(times) > LONGEST:
+        counts, bounds = series.counts, self.bounds
+        try:
+            # A time that is not looked up is a long one, or none at all.
+            buckets = list(map(self._bucket_of, times))
+        except KeyError:
             # What no call can take: a sum must neither fall nor grow beyond what a
             # double can count on.
             times = [min(max(one, 0), LONGEST) for one in times]
-        counts, number, total = series.counts, len(times), sum(times)
+            buckets = [bisect_left(bounds, one) for one in times]
+        total = sum(times)
         series.total += total
         if self._averaged:
             # Each record counts, with the average as its time.
-            counts[bisect_left(self.bounds, total / number)] += number
-        elif number < _FEW or max(times) >= len(self._buckets):
-            for one in times:
-                counts[bisect_left(self.bounds, one)] += 1
+            number = len(times)
+            counts[bisect_left(bounds, total / number)] += number
+        elif len(times) < _FEW:
+            for bucket in buckets:
+                counts[bucket] += 1
         else:
-            buckets = Counter(map(self._buckets.__getitem__, times))
-            for bucket, times_seen in buckets.items():
-                counts[bucket] += times_seen
+            for bucket, number in Counter(buckets).items():
+                counts[bucket] += number
 
     def _new(self, values: tuple[str, ...], text: str, created: float) -> Observed:
         buckets = [0] * (len(self.bounds) + 1)
