@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import json
 import logging
+import os
 import socket
 import sqlite3
 import threading
@@ -23,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families as classic
 
 from tests.contract.cases import _small_files
 from tests.pumps.config import loaded
+from tyk_pump.cli import main
 from tyk_pump.config.load import load
 from tyk_pump.errors import ConfigError, TransientError
 from tyk_pump.pumps.prometheus import (
@@ -34,6 +37,7 @@ from tyk_pump.pumps.prometheus import (
 )
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.analytics import AnalyticsRecord, Latency, MCPStats
+from tyk_pump.state.folder import StateFolder
 from tyk_pump.transport.exposition import takes_gzip, wants_openmetrics
 from tyk_pump.transport.series_file import NAME
 
@@ -572,6 +576,27 @@ def test_scrapes_while_records_come() -> None:
             last = found.get("calls", 0)
         thread.join()
         assert shown(pump)["calls"] == 30_000
+
+
+def test_check_beside_a_running_pump(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The port that the running pump has is no fault; another's is."""
+    conf, state = tmp_path / "pump.conf", tmp_path / "state"
+    with opened(options(counter())) as pump:
+        assert pump._server is not None
+        meta = {"listen_address": f"127.0.0.1:{pump._server.port}"}
+        section = {"type": "prometheus", "meta": meta}
+        about = {"state_dir": str(state), "pumps": {"p": section}}
+        conf.write_text(json.dumps(about))
+        main(["check", "--conf", str(conf)])
+        assert "Address already in use" in capsys.readouterr().out
+        held = StateFolder.open(state)
+        main(["check", "--conf", str(conf)])
+        held.close()
+        out = capsys.readouterr().out
+        assert "already in use" not in out
+        assert f"prometheus, left to the running pump (pid {os.getpid()})" in out
 
 
 # Keeping

@@ -74,11 +74,16 @@ def findings(config: Config, conf: str, offline: bool) -> Iterator[Finding]:
         yield from _redis(config)
         yield from _statsd(config)
     yield Finding("remark", "redis", _GATEWAY)
+    pid = holder(locate(config.root.state_dir, conf, os.environ))
     for pump in config.pumps:
         if pump.fault:
             continue  # said with the configuration
         if offline:
             yield Finding("ok", f"pumps.{pump.name}", f"{pump.type}, not reached")
+        elif pid and pump.type in pumps.SERVING:
+            # Its port is taken, and by whom it should.
+            text = f"{pump.type}, left to the running pump (pid {pid})"
+            yield Finding("ok", f"pumps.{pump.name}", text)
         else:
             yield _reached(f"pumps.{pump.name}", functools.partial(_probe, pump))
 

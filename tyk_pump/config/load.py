@@ -367,7 +367,7 @@ class _Loader:
             for field in fields_of(PumpFrame)
             if field.name not in ("type", "name", "meta")
         }
-        if kind in pumps.ONE_WORKER and built.workers > 1:
+        if kind in pumps.SERVING and built.workers > 1:
             faults.append(f"{place}.workers: {kind} has one worker only")
         for key in ("raw_request_decoded", "raw_response_decoded"):
             if kind in pumps.STORE_BODIES_AS_SENT and common[key]:

@@ -104,8 +104,8 @@ STORE_BODIES_AS_SENT: Final = frozenset(
 reads these stores decodes the raw bodies."""
 
 
-ONE_WORKER: Final = frozenset({"prometheus"})
-"""Types that are asked for what they have: several workers could not answer as one."""
+SERVING: Final = frozenset({"prometheus"})
+"""Types that listen, to be asked for what they have: one process of each."""
 
 
 def load(name: str) -> type[RegisteredPump]:
