@@ -1,13 +1,14 @@
 """Back ends that cost next to nothing: they read, forget, and say what all is well.
 
 A sink is a process of its own, so that none of its work is counted as the pump's. It
-reads into one buffer and looks at nothing but the size of a body; for a bulk request
-of Elasticsearch it counts the lines, for that answer names every document.
+reads into one buffer and looks at nothing but the size of a body. Where the answer
+names every record it looks at more: at lines for Elasticsearch, at entries for AWS.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from hashlib import md5
 from typing import Final, NamedTuple, Self
 
 import bson
@@ -26,6 +28,7 @@ BUFFER: Final = 1 << 20
 LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 BULK: Final = b"/_bulk"
 INDEXED: Final = b'{"create":{"status":201}}'
+PUT: Final = b'{"SequenceNumber":"%056d","ShardId":"shardId-000000000000"}' % 1
 
 
 REPLY, MESSAGE = 1, 2013
@@ -108,6 +111,11 @@ def serve_http(listener: socket.socket) -> None:
     serve_each(listener, converse)
 
 
+def serve_aws(listener: socket.socket) -> None:
+    """Answer calls of Kinesis and SQS, each connection in a thread."""
+    serve_each(listener, converse_aws)
+
+
 def serve_tcp(listener: socket.socket) -> None:
     """Read whatever comes on each connection."""
     serve_each(listener, discard)
@@ -157,6 +165,37 @@ def converse(connection: socket.socket) -> None:
                 lines += buffer.count(b"\n", 0, got)
                 left -= got
             connection.sendall(answer(text, lines))
+
+
+def converse_aws(connection: socket.socket) -> None:
+    """Answer one call after the other; each record of it has arrived."""
+    buffer = bytearray(BUFFER)
+    with connection, contextlib.suppress(ConnectionError):
+        while head := read_head(connection, buffer):
+            text, size, have = head
+            body = bytearray(buffer[len(text) : have])
+            body.extend(bytes(size - len(body)))
+            if not read_into(connection, memoryview(body)[have - len(text) :]):
+                return
+            connection.sendall(reply(b"200 OK", aws_answer(text, body)))
+
+
+def aws_answer(head: bytes, body: bytearray) -> bytes:
+    """Return what a call is answered with."""
+    if b".PutRecords\r\n" in head:
+        records = b",".join([PUT] * body.count(b'"PartitionKey":'))
+        return b'{"FailedRecordCount":0,"Records":[%b]}' % records
+    if b".GetQueueUrl\r\n" in head:
+        return b'{"QueueUrl":"http://127.0.0.1/1/q"}'
+    done = [
+        {
+            "Id": entry["Id"],
+            "MessageId": entry["Id"],
+            "MD5OfMessageBody": md5(entry["MessageBody"].encode()).hexdigest(),
+        }
+        for entry in json.loads(body)["Entries"]
+    ]
+    return json.dumps({"Successful": done}).encode()
 
 
 def converse_mongo(connection: socket.socket) -> None:
@@ -255,6 +294,7 @@ def reply(status: bytes, body: bytes) -> bytes:
 
 
 KINDS: Final = {
+    "aws": (socket.SOCK_STREAM, serve_aws),
     "http": (socket.SOCK_STREAM, serve_http),
     "mdcb": (socket.SOCK_STREAM, serve_mdcb),
     "mongo": (socket.SOCK_STREAM, serve_mongo),

@@ -52,6 +52,11 @@ def _postgres(dsn: str) -> dict[str, Any]:
     return {"type": "postgres", "connection_string": dsn}
 
 
+def _aws(at: str) -> dict[str, Any]:
+    keys = {"aws_key": "k", "aws_secret": "s"}
+    return {"aws_region": "eu-west-1", "aws_endpoint": f"http://{at}", **keys}
+
+
 TARGETS: Final[dict[str, Target]] = {
     "dummy": Target(_nothing, ""),
     "csv": Target(lambda folder: {"csv_dir": f"{folder}/csv"}, ""),
@@ -147,10 +152,7 @@ TARGETS: Final[dict[str, Target]] = {
     ),
     "timestream": Target(
         lambda at: {
-            "aws_endpoint": f"http://{at}/timestream",
-            "aws_region": "eu-west-1",
-            "aws_key": "k",
-            "aws_secret": "s",
+            **_aws(f"{at}/timestream"),
             "timestream_database_name": "d",
             "timestream_table_name": "t",
             "dimensions": ["Method", "Path", "APIName", "APIID", "OrgID"],
@@ -173,6 +175,10 @@ TARGETS: Final[dict[str, Target]] = {
         },
         "",
     ),
+    "kinesis": Target(
+        lambda at: {**_aws(at), "stream_name": "s", "batch_size": 500}, "aws"
+    ),
+    "sqs": Target(lambda at: {**_aws(at), "aws_queue_name": "q"}, "aws"),
     "resurfaceio": Target(
         lambda at: {"capture_url": f"http://{at}/message", "rules": "include debug"}
     ),
