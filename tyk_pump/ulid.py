@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from base64 import b32encode
+from functools import lru_cache
 from hashlib import blake2b
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _ALPHABET.encode())
 
 
 def ulid(now: float | None = None) -> str:
@@ -23,11 +22,16 @@ def ulid_of(name: str) -> str:
 
     It has the time of the ULID that the name begins with, if it begins with one.
     """
-    digest = b32encode(blake2b(name.encode(), digest_size=10).digest())
-    made = name[:10]
-    if len(made) < 10 or made.strip(_ALPHABET) or made[0] > "7":
-        made = "0000000000"
-    return made + digest.translate(_CROCKFORD).decode()
+    # 64 bits of 80, for digits of a hexadecimal number are characters of ours.
+    digest = blake2b(name.encode(), digest_size=8).hexdigest()
+    return _time_of(name[:10]) + digest.upper()
+
+
+@lru_cache(maxsize=64)
+def _time_of(name: str) -> str:
+    if len(name) == 10 and name[0] <= "7" and set(name) <= set(_ALPHABET):
+        return name
+    return _ALPHABET[0] * 10
 
 
 def ulid_time(name: str) -> float:

@@ -23,6 +23,7 @@ import msgspec
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 
 from tyk_pump import __version__
 from tyk_pump.config.options import TlsOptions
@@ -37,6 +38,7 @@ OPERATORS_FAULT: Final = frozenset({401, 402, 403, 404, 405, 407, 410, 421, 451}
 PASSING: Final = frozenset({408, 425, 429})
 CONNECT_SECONDS: Final = 10.0
 LARGEST_ANSWER: Final = 64 * 1024 * 1024
+USUAL_ADDRESSES: Final = 64
 _EXCERPT: Final = 300
 _SENDABLE: Final = re.compile(r"[\t -~\xa0-\xff]*")
 _USERINFO: Final = re.compile(r"(?<=//)[^/?#]*@")
@@ -106,15 +108,15 @@ class HttpClient:
         self._timeout = timeout
         self._proxied = proxies
         self._proxies: dict[str, Any] = {}
-        self._session = _Session()
-        # Else a .netrc file replaces our credentials.
-        self._session.trust_env = False
-        self._session.headers.update({"User-Agent": f"tyk-pump/{__version__}"})
+        self._usual: dict[tuple[str, str], requests.PreparedRequest] = {}
+        self._headers = requests.utils.default_headers()
+        self._headers["User-Agent"] = f"tyk-pump/{__version__}"
         for name, value in (headers or {}).items():
-            self._session.headers[name] = _sendable(name, value)
-        adapter = _Adapter(options, connections)
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
+            self._headers[name] = _sendable(name, value)
+        self._cookies = RequestsCookieJar()
+        # Without a session: it would do all of this anew for each request, and ask
+        # the environment for credentials.
+        self._adapter = _Adapter(options, connections)
 
     def get(self, url: str, **how: Any) -> Reply:
         """Ask for something; the keywords are those of `request`."""
@@ -145,17 +147,18 @@ class HttpClient:
             body = gzipped(body)
             sent["Content-Encoding"] = "gzip"
         try:
-            answer = self._session.request(
-                method,
-                url,
-                data=body,
-                headers=sent,
+            asked = self._prepared(method, url, body, sent)
+            answer = self._adapter.send(
+                asked,
                 timeout=(min(CONNECT_SECONDS, limit), limit),
                 proxies=self._proxies_for(url),
-                allow_redirects=False,
                 stream=True,
             )
             with answer:
+                if "Set-Cookie" in answer.headers:
+                    extract_cookies_to_jar(  # type: ignore[no-untyped-call]
+                        self._cookies, asked, answer.raw
+                    )
                 body_read = _read(answer, limit)
                 status, names = answer.status_code, answer.headers
                 reply = Reply(status, names, body_read, place(url))
@@ -171,7 +174,29 @@ class HttpClient:
 
     def close(self) -> None:
         """Close every connection."""
-        self._session.close()
+        self._adapter.close()
+
+    def _prepared(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> requests.PreparedRequest:
+        """Return a request; what is the same for all of an address is made once."""
+        made = self._usual.get((method, url))
+        if made is None:
+            made = requests.PreparedRequest()
+            made.prepare(method, url, dict(self._headers))
+            if len(self._usual) >= USUAL_ADDRESSES:
+                self._usual.clear()
+            self._usual[method, url] = made
+        made = made.copy()
+        for header in headers.items():
+            requests.utils.check_header_validity(header)
+        made.headers.update(headers)
+        if self._cookies:
+            made.prepare_cookies(self._cookies)
+        if body is not None:
+            made.body = body
+            made.headers["Content-Length"] = str(len(body))
+        return made
 
     def _proxies_for(self, url: str) -> Any:
         if not self._proxied:
@@ -180,14 +205,6 @@ class HttpClient:
         if origin not in self._proxies:
             self._proxies[origin] = requests.utils.get_environ_proxies(url, None)
         return self._proxies[origin]
-
-
-class _Session(requests.Session):
-    """Leaves redirections to us."""
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Nowhere: an address that is none would fail already here."""
-        return None
 
 
 class _Adapter(HTTPAdapter):
