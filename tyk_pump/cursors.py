@@ -54,6 +54,10 @@ class Counts(msgspec.Struct, array_like=True):
     unknown: int = 0
     """Settled, but the numbers were lost: Redis had no memory for them."""
 
+    def __add__(self, other: Counts) -> Counts:
+        mine, theirs = map(msgspec.structs.astuple, (self, other))
+        return Counts(*map(sum, zip(mine, theirs, strict=True)))
+
     @property
     def total(self) -> int:
         """All of them: what a claim's length is compared with."""

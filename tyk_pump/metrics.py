@@ -154,6 +154,20 @@ METRICS = (
         field="claimed_records",
     ),
     Metric(
+        "tyk_pump_journal_records",
+        "gauge",
+        "Records in the state file that not all pumps have settled.",
+        "Growth follows the pump that is furthest behind; watch the disk.",
+        field="journal_records",
+    ),
+    Metric(
+        "tyk_pump_journal_bytes",
+        "gauge",
+        "Bytes of frames in the state file, those kept for a replay included.",
+        "Compare with `journal.max_bytes` and with the room on the disk.",
+        field="journal_bytes",
+    ),
+    Metric(
         "tyk_pump_records_claimed_total",
         "counter",
         "Records taken over from the gateway's lists.",

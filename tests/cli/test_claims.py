@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.servers.redis import RedisServer
+from tests.source.world import NoDisk
 from tyk_pump.cli import main
 from tyk_pump.clock import Clock
 from tyk_pump.config.load import load
@@ -49,6 +50,7 @@ def claimed(conf: str, tmp_path: Path, records: list[bytes]) -> Iterator[Source]
             lease_time=30.0,
             fields=["DUMMY", "GONE"],
             book=book,
+            shelf=NoDisk(),
             clock=Clock(),
         )
         source.start()

@@ -37,6 +37,7 @@ def make(lost: list[int]) -> tuple[Lifeline, StillClock, Fake, Folder]:
         RootOptions(),
         folder,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
         clock,
         fields=list,
         on_lease=lambda end: None,

@@ -8,6 +8,7 @@ from typing import Any
 
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import PumpConfig, RootOptions
+from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Lane
 from tyk_pump.coordinator.replay import Replays
 from tyk_pump.coordinator.settling import Settler
@@ -54,6 +55,11 @@ def handle(fault: str = "", index: int = 0, lanes: int = 1) -> WorkerHandle:
     )
 
 
+def journal(state: StateFile) -> Journal:
+    """Return a journal of claims only."""
+    return Journal(RootOptions(), state, Clock())
+
+
 def running(worker: WorkerHandle) -> list[bytes]:
     """Make it look like a running one; return what it is offered."""
     frames: list[bytes] = []
@@ -72,7 +78,7 @@ def marked(folder: Path) -> tuple[FullDisk, Replays, Settler]:
     """Return a state file with one letter that is to be replayed."""
     state = FullDisk(folder / "state.db")
     state.store_dead("P", "l", "msgpack", [DeadRecord(0, "S:0", "no", b"x")], 1.0)
-    settler = Settler(state, Clock())
+    settler = Settler(state, journal(state), Clock())
     replays = Replays(state, settler.store)
     assert replays.mark("P") == 1
     return state, replays, settler
@@ -152,7 +158,7 @@ def test_a_pump_that_cannot_start_stays_so_when_the_lease_is_lost() -> None:
 def test_dead_letters_come_before_the_cursor(tmp_path: Path) -> None:
     """While the disk refuses them the cursor stays, and moves when it is mended."""
     state = FullDisk(tmp_path / "state.db")
-    settler, worker = Settler(state, Clock()), handle()
+    settler, worker = Settler(state, journal(state), Clock()), handle()
     stream = Stream(id="S", own=True, end=10, progress={"P": Progress()})
     source: Any = SimpleNamespace(streams={"S": stream})
     dead = [DeadRecord(3, "S:3", "no", b"x")]
@@ -172,7 +178,7 @@ def test_dead_letters_come_before_the_cursor(tmp_path: Path) -> None:
 def test_a_new_pump_is_owed_from_now_on_while_redis_is_away(tmp_path: Path) -> None:
     """Its cursor is set at once in every stream, and written later."""
     state = FullDisk(tmp_path / "state.db")
-    settler = Settler(state, Clock())
+    settler = Settler(state, journal(state), Clock())
     streams = {n: Stream(id=n, own=n == "B", end=7) for n in "AB"}
     owed: list[str] = []
     source: Any = SimpleNamespace(streams=streams, owe=owed.append)

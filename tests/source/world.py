@@ -55,6 +55,16 @@ class Book:
             self.fields.pop(stream, None)
 
 
+class NoDisk:
+    """A Shelf that holds nothing."""
+
+    def kept(self, stream: str) -> int:
+        return 0
+
+    def leaving(self, stream: str) -> None:
+        pass
+
+
 class FaultyLink(Link):
     """A link on which something happens at the n-th exchange with Redis."""
 
@@ -108,6 +118,7 @@ def make_source(link: Link, **more: Any) -> Source:
         "lease_time": LEASE,
         "fields": ["P"],
         "book": Book(),
+        "shelf": NoDisk(),
         "clock": Clock(),
         **more,
     }

@@ -147,7 +147,7 @@ def _statsd(config: Config) -> Iterator[Finding]:
 
 def _eviction(link: Link) -> Iterator[Finding]:
     try:
-        policy = link.evicting_policy()
+        policy, _ = link.memory_policy()
     except TykPumpError:
         return  # an ACL may keep INFO from us; nothing is known then
     if policy:

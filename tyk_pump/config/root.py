@@ -184,11 +184,31 @@ class JournalOptions(Options, frozen=True, kw_only=True):
     """Who keeps claimed records until every pump has settled them."""
 
     type: Annotated[
-        str, doc("Where records wait; only `redis` exists.", choices=("redis",))
+        str,
+        doc(
+            "Where records wait for the pump furthest behind. `redis`: in the claims, "
+            "and beyond `max_bytes` in the state file; `disk`: in the state file.",
+            choices=("redis", "disk"),
+        ),
     ] = "redis"
     max_bytes: Annotated[
-        int, doc("Bytes that may wait; 0 means no limit of ours.", ge=0)
+        int,
+        doc(
+            "Bytes that may wait there. 0 means, in Redis, a quarter of its "
+            "`maxmemory`, or 1 GiB where it has none; on the disk, no limit.",
+            ge=0,
+        ),
     ] = 0
+    retention: Annotated[
+        Seconds,
+        doc("How long `disk` keeps what is settled, for `tyk-pump replay`.", ge=0),
+    ] = 86_400.0
+    retention_bytes: Annotated[
+        int,
+        doc(
+            "Bytes on the disk beyond which settled records go before their time.", ge=0
+        ),
+    ] = 1 << 30
 
 
 class RetryOptions(Options, frozen=True, kw_only=True):

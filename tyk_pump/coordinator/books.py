@@ -3,6 +3,9 @@
 What is owed is noted when a claim is seen, from its length; what became of it is added
 up from outcomes, whatever the positions say. The two meet in the row that closes when a
 cursor passes the claim's end. It is in the state file before the cursor is written.
+
+A stream has one book, also where its head is a part on the disk. Of a claim that is in
+both places each of the two cursors knows its own share.
 """
 
 from __future__ import annotations
@@ -103,8 +106,13 @@ class Book:
 class Books:
     """The books of all streams that we own, and the rows that are to be written."""
 
-    def __init__(self, file: StateFile, clock: Clock) -> None:
+    def __init__(
+        self, file: StateFile, parts: Mapping[str, Stream], clock: Clock
+    ) -> None:
         self.ledger = Ledger(file)
+        self._parts = parts
+        self._claimed: Collection[str] = ()
+        """Streams that are ours in Redis."""
         self._clock = clock
         self._file = file
         self._books: dict[str, Book] = {}
@@ -154,16 +162,28 @@ class Books:
         progress, book = stream.progress[lane.field], self._books[stream.id]
         book.extend(stream)
         self._note(book, lane.field, progress)
-        self._pass(book, lane, progress)  # claims of which nothing is the lane's own
+        # Claims of which nothing is the lane's own.
+        self._pass(book, lane, progress, stream)
         add(progress, end, became)
-        self._pass(book, lane, progress)
+        self._pass(book, lane, progress, stream)
 
-    def _pass(self, book: Book, lane: Lane, progress: Progress) -> None:
+    def _pass(self, book: Book, lane: Lane, progress: Progress, stream: Stream) -> None:
         """Close the row of each claim in which the lane has nothing left."""
         at = lane.own(progress.position)
-        while (claim := book.find(progress.since)) is not None and at >= claim.end:
+        part = self._parts.get(stream.id)
+        while (claim := book.find(progress.since)) is not None:
+            rest = self._rest(part, claim, lane)
+            end = part.end if part is not None and rest else claim.end
+            if at < end:
+                break
             row = book.row(lane, claim, progress.since)
             row.counts = progress.counts
+            row.handed_over = rest
+            if part is not None and not stream.disk and claim.base < part.end:
+                # Its beginning was settled on the disk, and counted there.
+                before = part.progress.get(lane.field)
+                if before is not None and claim.base <= before.since < part.end:
+                    row.counts = before.counts + row.counts
             if row.claimed or row.counts.total:
                 self._closed[row.key] = row
             progress.since = claim.end
@@ -172,6 +192,12 @@ class Books:
             # A hole in the numbering: what was lost there is in a row of its own.
             progress.since = claim.base
             progress.counts = Counts()
+
+    def _rest(self, part: Stream | None, claim: Held, lane: Lane) -> int:
+        """Return what of a claim that is on our disk is in another's hands."""
+        if part is None or part.id in self._claimed or claim.end <= part.end:
+            return 0
+        return lane.share(max(part.end, claim.base), claim.end)
 
     def _note(self, book: Book, cursor: str, progress: Progress) -> None:
         """Open a row of each claim of which a cursor has something before it."""
@@ -202,7 +228,8 @@ class Books:
         moved = set()
         for cursor, progress in stream.progress.items():
             before = progress.position
-            self._raise(book, cursor, progress, stream.raised.pop(cursor, before))
+            raised = stream.raised.pop(cursor, before)
+            self._raise(book, cursor, progress, raised, stream)
             self._skip(book, cursor, progress, settled)
             if progress.position != before:
                 moved.add(cursor)
@@ -226,7 +253,9 @@ class Books:
             progress.position = progress.since = claim.end
             progress.counts = Counts()
 
-    def _raise(self, book: Book, cursor: str, progress: Progress, before: int) -> None:
+    def _raise(
+        self, book: Book, cursor: str, progress: Progress, before: int, stream: Stream
+    ) -> None:
         """Count what a cursor was moved over because it was trimmed: settled, but how?
 
         Redis had no memory for the cursor, and we died before it had.
@@ -236,7 +265,7 @@ class Books:
             first, last = max(before, claim.base), min(end, claim.end)
             progress.counts.unknown += lane.share(first, last)
             progress.position = before = last
-            self._pass(book, lane, progress)
+            self._pass(book, lane, progress, stream)
         progress.position = end
 
     def _judge(self, book: Book, stream: Stream, row: Row) -> None:
@@ -261,6 +290,10 @@ class Books:
     def leave(self, stream: Stream, cursor: str) -> None:
         """A cursor is about to be removed: book what it was still owed."""
         book, progress = self._books.get(stream.id), stream.progress.get(cursor)
+        part = self._parts.get(stream.id)
+        behind = part.progress.get(cursor) if part is not None else None
+        if part is not None and behind is not None and behind.position < part.end:
+            progress = behind  # what it is owed in Redis comes after that
         if book is None or progress is None:
             return
         book.extend(stream)
@@ -278,7 +311,9 @@ class Books:
     def sync(self, source: Source) -> dict[str, set[str]]:
         """Look at the streams in our hands; return the cursors that were moved."""
         moved: dict[str, set[str]] = {}
-        for stream in source.streams.values():
+        self._claimed = set(source.streams)
+        alone = [p for p in self._parts.values() if p.id not in source.streams]
+        for stream in [*source.streams.values(), *alone]:
             book = self._books.get(stream.id)
             if book is None:
                 moved[stream.id] = self.meet(stream)
@@ -287,9 +322,9 @@ class Books:
             book.extend(stream)
             for cursor, progress in stream.progress.items():
                 self._note(book, cursor, progress)
-                self._pass(book, self.lane(cursor), progress)
+                self._pass(book, self.lane(cursor), progress, stream)
             self._shorten(book, stream)
-        for finished in set(self._books) - set(source.streams):
+        for finished in set(self._books) - set(source.streams) - set(self._parts):
             del self._books[finished]
             self._finished.add(finished)
             self._elsewhere = None
@@ -297,7 +332,9 @@ class Books:
 
     def _shorten(self, book: Book, stream: Stream) -> None:
         """Forget claims that every cursor has passed."""
-        last = min((p.since for p in stream.progress.values()), default=book.end)
+        part = self._parts.get(stream.id, stream)
+        begun = [*stream.progress.values(), *part.progress.values()]
+        last = min((p.since for p in begun), default=book.end)
         passed = book.index(last)
         if passed and book.claims[-1].end > last:
             del book.claims[:passed]
@@ -321,6 +358,9 @@ class Books:
             for row in self.ledger.open_rows(gone) if gone else ():
                 # Had it been handed over, we had not finished it: then what is open
                 # was forgotten, and the difference is to be seen.
+                part = self._parts.get(row.stream)
+                if part is not None and row.base < part.end:
+                    continue  # it is on our disk, or its beginning is
                 if row.stream not in self._finished:
                     row.handed_over = row.claimed
                 self._closed[row.key] = row

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from tyk_pump import backoff
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import RootOptions
+from tyk_pump.coordinator.journal import Journal
 from tyk_pump.errors import ConfigError, LeaseLost, SourceError, StateError
 from tyk_pump.source.claims import Source, Stream
 from tyk_pump.source.redis import Link
@@ -32,6 +33,7 @@ class Lifeline:
         root: RootOptions,
         folder: StateFolder,
         state: StateFile,
+        journal: Journal,
         clock: Clock,
         *,
         fields: Callable[[], Sequence[str]],
@@ -41,6 +43,7 @@ class Lifeline:
         self._root = root
         self._folder = folder
         self._state = state
+        self._journal = journal
         self._clock = clock
         self._fields = fields
         self._on_lease = on_lease
@@ -140,6 +143,7 @@ class Lifeline:
                 raise
             raise SourceError(str(exc)) from exc
         self._rival_since = 0.0
+        self._journal.compare(source.streams, self._folder.name)
         self._started = True
         self._on_lease(source.lease_end)
         self._memory_next = 0.0
@@ -160,10 +164,11 @@ class Lifeline:
         """A Redis that evicts keys could evict claims: that is no place for them."""
         assert self._link is not None
         try:
-            policy = self._link.evicting_policy()
+            policy, limit = self._link.memory_policy()
         except SourceError as exc:  # an ACL may forbid it; no reason to stop
             logger.debug("Redis tells nothing of itself", extra={"reason": str(exc)})
             return
+        self._journal.redis_limit = limit
         before = self.evicting
         self.evicting = ""
         if policy:
@@ -189,6 +194,7 @@ class Lifeline:
             lease_time=self._root.lease_time,
             fields=self._fields(),
             book=self._state,
+            shelf=self._journal,
             clock=self._clock,
         )
 

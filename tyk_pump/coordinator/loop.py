@@ -22,6 +22,7 @@ from tyk_pump.config.root import PumpConfig
 from tyk_pump.coordinator import instrumentation, notify
 from tyk_pump.coordinator.demo_options import DemoOptions
 from tyk_pump.coordinator.instrumentation import Instrumentation
+from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Lane, Sent, Span
 from tyk_pump.coordinator.lifeline import Lifeline
 from tyk_pump.coordinator.reload import keep_fixed, same_for_workers
@@ -33,7 +34,7 @@ from tyk_pump.coordinator.snapshot import Snapshot
 from tyk_pump.coordinator.supervisor import WorkerHandle
 from tyk_pump.coordinator.windows import Frame, Windows
 from tyk_pump.errors import ConfigError, SourceError, StateError
-from tyk_pump.source.claims import Source
+from tyk_pump.source.claims import Source, Stream
 from tyk_pump.state.file import StateFile
 from tyk_pump.state.folder import StateFolder, locate
 from tyk_pump.worker import outcome
@@ -77,17 +78,19 @@ class Coordinator:
         self._environ = environ
         self._stats = stats
         self._started = self.clock.now()
+        self._journal = Journal(config.root, state, self.clock)
         self._lifeline = Lifeline(
             config.root,
             folder,
             state,
+            self._journal,
             self.clock,
             fields=lambda: [worker.lane.field for worker in self.workers],
             on_lease=self._tell_lease,
             on_lost=self._drop_everything,
         )
-        self._windows = Windows(config.root)
-        self._settler = Settler(state, self.clock)
+        self._windows = Windows(config.root, self._journal.frame)
+        self._settler = Settler(state, self._journal, self.clock)
         self._replays = Replays(state, self._settler.store)
         self._replay_next = 0.0
         self._unknown: dict[str, float] = {}
@@ -174,7 +177,8 @@ class Coordinator:
         if source is None:
             return False
         self._settler.retry(self.workers, source)
-        busy = offering and self._lifeline.usable and self._offer()
+        busy = self._lifeline.usable and self._copy()
+        busy = (offering and self._lifeline.usable and self._offer()) or busy
         if offering and now >= self._replay_next:
             self._replay_next = now + 1.0
             for worker in self.workers:
@@ -284,6 +288,7 @@ class Coordinator:
 
     def _drop_everything(self) -> None:
         self._drop(self.workers)
+        self._journal.lost()
         self._windows.clear()
         self._settler.forget()
 
@@ -291,7 +296,7 @@ class Coordinator:
         """A pump that is configured no more holds claims only for a time."""
         self._settler.look_at_streams(source)
         known = {worker.lane.field for worker in self.workers}
-        present = {field for s in source.streams.values() for field in s.progress}
+        present = {field for s in self._streams() for field in s.progress}
         foreign = present - known
         self._unknown = {f: at for f, at in self._unknown.items() if f in foreign}
         now = self.clock.monotonic()
@@ -311,9 +316,13 @@ class Coordinator:
 
     # Frames
 
+    def _streams(self) -> list[Stream]:
+        """Return all places to read from, on the disk and in Redis."""
+        return self._journal.streams(self._lifeline.streams())
+
     def _offer(self) -> bool:
         """Offer each worker what it is owed; True when there may be more at once."""
-        streams = [s for s in self._lifeline.streams() if self._settler.knows(s.id)]
+        streams = [s for s in self._streams() if self._settler.knows(s.id)]
         until = self.clock.monotonic() + OFFER_SECONDS
         for _ in range(PASSES):
             offered = False
@@ -337,6 +346,15 @@ class Coordinator:
                 break
         return True
 
+    def _copy(self) -> bool:
+        """Copy to the disk what should not wait in Redis; True when there is more."""
+        copied: list[Stream] = []
+        self._lifeline.run(
+            lambda s: copied.extend(self._journal.copy(s, self._windows))
+        )
+        self._settler.copied(copied)
+        return bool(copied)
+
     def _fetch(self, source: Source, span: Span, frames: list[Frame]) -> None:
         frame = self._windows.frame(source, span)
         if frame is not None:
@@ -347,8 +365,9 @@ class Coordinator:
             if worker.lane.sent:
                 return False  # the cursor may not go over what is with the worker
             source = self._lifeline.source
-            if source is not None and span.stream in source.streams:
-                stream = source.streams[span.stream]
+            part = self._journal.part_at(span.stream, span.first)
+            stream = part or (source and source.streams.get(span.stream))
+            if stream:
                 self._windows.given_up(span.stream, frame)
                 self._settler.pass_over(worker.lane, stream, frame.first, frame.end)
             return True
@@ -394,7 +413,7 @@ class Coordinator:
         forgotten: list[str] = []
 
         def forget(source: Source) -> None:
-            present = {f for s in source.streams.values() for f in s.progress}
+            present = {f for s in self._streams() for f in s.progress}
             for field in present:
                 if cursors.is_of(field, pump):
                     self._settler.leave(field, source)
@@ -421,7 +440,7 @@ class Coordinator:
         self._retire([worker for worker in self.workers if worker not in keep])
         self.workers = keep
         self.config, self.root = config, keep_fixed(self.root, config.root)
-        self._windows.root = self.root
+        self._windows.root = self._journal.root = self.root
         log.setup(
             log.chosen_format(self.root, self._environ),
             log.chosen_level(self.root, self._environ),
@@ -490,6 +509,10 @@ class Coordinator:
         ]
         if self._settler.error:
             reasons.append(f"the ledger cannot be written: {self._settler.error}")
+        if self._journal.error:
+            reasons.append(f"the journal cannot be written: {self._journal.error}")
+        if self._journal.full:
+            reasons.append("the journal is full, records wait in Redis")
         if self._lifeline.evicting:
             reasons.append(self._lifeline.evicting)
         if self._stopping:
@@ -498,7 +521,7 @@ class Coordinator:
 
     def _take_snapshot(self) -> Snapshot:
         lifeline = self._lifeline
-        streams = lifeline.streams()
+        streams = self._streams()
         by_pump: dict[str, list[WorkerHandle]] = {}
         for worker in self.workers:
             by_pump.setdefault(worker.config.name, []).append(worker)
@@ -514,11 +537,15 @@ class Coordinator:
             pumps=[pump_snapshot(group, streams, now) for group in by_pump.values()],
             redis=lifeline.error,
             lists=lifeline.lengths,
-            streams=len(streams),
+            streams=len(lifeline.streams()),
             claims=claims,
             claimed_records=records,
             claimed_total=lifeline.claimed,
             lost_records=self._windows.lost,
+            journal=self.root.journal.type,
+            journal_records=self._journal.backlog(),
+            journal_frames=self._journal.frames,
+            journal_bytes=self._journal.bytes,
             purges=lifeline.purges,
             source_errors=lifeline.errors,
             statsd_errors=self._stats.errors if self._stats is not None else 0,
@@ -538,7 +565,7 @@ class Coordinator:
         deadline = began + self.root.shutdown_timeout
         self._lifeline.deadline = deadline + 0.5
         if self._lifeline.usable:
-            self._lifeline.purge()
+            self._purge()
         self._drain(
             began + self.root.shutdown_timeout * DRAIN_SHARE,
             began + self.root.shutdown_timeout * STOP_SHARE,
@@ -577,7 +604,7 @@ class Coordinator:
 
     def _nothing_in_hand(self, offering: bool) -> bool:
         """Say whether no worker has a frame, nor is about to get one."""
-        streams = self._lifeline.streams()
+        streams = self._streams()
         for worker in self.workers:
             if worker.lane.sent:
                 return False

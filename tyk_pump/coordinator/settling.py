@@ -7,11 +7,12 @@ what every cursor has passed is trimmed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tyk_pump import cursors
 from tyk_pump.clock import Clock
 from tyk_pump.coordinator.books import Books
+from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Lane, Sent
 from tyk_pump.coordinator.supervisor import WorkerHandle
 from tyk_pump.errors import StateError
@@ -28,13 +29,14 @@ DISK_PAUSE = 1.0
 class Settler:
     """Keeps what is settled and not yet written, for all workers."""
 
-    def __init__(self, state: StateFile, clock: Clock) -> None:
+    def __init__(self, state: StateFile, journal: Journal, clock: Clock) -> None:
         self._state = state
+        self._journal = journal
         self._clock = clock
         self._moved: set[tuple[str, str]] = set()
         self._due = False
         self._disk_at = 0.0
-        self.books = Books(state, clock)
+        self.books = Books(state, journal.parts, clock)
         self.error = ""
         """Why the ledger cannot be written, empty while it can."""
 
@@ -43,7 +45,7 @@ class Settler:
         """True when there are cursors to write or streams to look through."""
         if self.error and self._clock.monotonic() < self._disk_at:
             return False
-        return self._due or bool(self._moved) or bool(self.error)
+        return self._due or bool(self._moved) or bool(self.error) or self._journal.due
 
     def waits(self, stream: str, field: str) -> bool:
         """Say whether a pump gets no frames: its last claim's row is on no disk."""
@@ -66,8 +68,11 @@ class Settler:
 
     def leave(self, field: str, source: Source) -> None:
         """Remove a cursor everywhere, and book what it was owed."""
-        for stream in source.streams.values():
+        parts = self._journal.parts
+        alone = [part for name, part in parts.items() if name not in source.streams]
+        for stream in [*source.streams.values(), *alone]:
             self.books.leave(stream, field)
+        self._journal.forget(field)
         source.forget(field)
         self._due = True
 
@@ -121,9 +126,12 @@ class Settler:
 
     def bury(self, worker: WorkerHandle, poison: Sent, source: Source) -> None:
         """Make a dead letter of the one record that kills workers."""
-        if poison.stream not in source.streams:
+        if self._journal.part_at(poison.stream, poison.first) is not None:
+            window = self._journal.read(poison.stream, poison.first)
+        elif poison.stream in source.streams:
+            window = source.read(poison.stream, poison.first, 1)
+        else:
             return
-        window = source.read(poison.stream, poison.first, 1)
         if not window.records and not window.lost:
             return  # Redis does not have it just now; its time comes again
         identity = f"{poison.stream}:{poison.first}"
@@ -164,27 +172,57 @@ class Settler:
     def pass_over(self, lane: Lane, stream: Stream, first: int, end: int) -> None:
         """Move a cursor over positions that hold nothing any more."""
         lane.skip(stream.id, end)
-        progress = stream.progress.get(lane.field)
-        if progress is not None:
-            self.books.record(lane, stream, end, Counts(lost=end - first))
-            self._moved.add((stream.id, lane.field))
+        self._add(lane, stream, end, Counts(lost=end - first))
 
     def _move(self, lane: Lane, done: Outcome, source: Source) -> None:
+        became = Counts(done.delivered, done.filtered, len(done.dead), done.lost)
+        part = self._journal.part_at(done.stream, done.first)
+        if part is not None:
+            # It may have been read in Redis, and the beginning been copied since.
+            self._add(lane, part, min(done.end, part.end), became)
+            if done.end <= part.end:
+                return
+            became = Counts()
         stream = source.streams.get(done.stream)
-        if stream is not None and lane.field in stream.progress:
-            became = Counts(done.delivered, done.filtered, len(done.dead), done.lost)
-            self.books.record(lane, stream, done.end, became)
-            self._moved.add((done.stream, lane.field))
+        if stream is not None:
+            self._add(lane, stream, done.end, became)
+
+    def _add(self, lane: Lane, stream: Stream, end: int, became: Counts) -> None:
+        if lane.field in stream.progress:
+            self.books.record(lane, stream, end, became)
+            self._mark(stream, lane.field)
+
+    def _mark(self, stream: Stream, field: str) -> None:
+        if stream.disk:
+            self._journal.moved(stream.id, field)
+        else:
+            self._moved.add((stream.id, field))
+
+    def copied(self, streams: Sequence[Stream]) -> None:
+        """Cursors stand behind what was copied to the disk: write them, and trim."""
+        for stream in streams:
+            self._moved.update((stream.id, field) for field in stream.progress)
+            self._due = True
 
     # From cursors to Redis
 
     def write(self, source: Source, workers: Sequence[WorkerHandle]) -> None:
         """Write rows of the ledger, then cursors, then trim what all have passed."""
         lanes = {worker.lane.field: worker.lane for worker in workers}
-        for stream in source.streams.values():
+
+        def settled(stream: Stream) -> int:
+            passed = stream.end
+            for field, progress in stream.progress.items():
+                lane = lanes.get(field)
+                at = lane.settled(stream) if lane else progress.position
+                passed = min(passed, at)
+            return passed
+
+        for stream in self._journal.streams(source.streams.values()):
             self._relay(stream, workers)
         self.look_at_streams(source)
         held = self._write_books(source)
+        self._journal.write(settled, held)
         moved: dict[str, dict[str, Progress]] = {}
         for name, field in self._moved:
             stream_ = source.streams.get(name)
@@ -197,19 +235,16 @@ class Settler:
         for stream in source.streams.values():
             if stream.id in waiting:
                 continue
-            passed = stream.end
-            for field, progress in stream.progress.items():
-                lane = lanes.get(field)
-                settled = lane.settled(stream) if lane else progress.position
-                passed = min(passed, settled)
+            passed = settled(stream)
             if passed > stream.trimmed:
                 trims[stream.id] = passed
         if moved or trims:
             known = set(source.streams)
             source.settle(moved, trims)
-            for name in known - set(source.streams):
-                for worker in workers:
-                    worker.lane.drop_stream(name)
+            _drop_streams(
+                known - set(source.streams) - set(self._journal.parts), workers
+            )
+        _drop_streams(self._journal.prune(source.streams), workers)
         self._moved &= held
         self._due = False
 
@@ -250,7 +285,13 @@ class Settler:
             if old:
                 position = min(other.settled(stream) for other in old)
                 stream.progress[lane.field] = Progress(position=position)
-                self._moved.add((stream.id, lane.field))
+                self._mark(stream, lane.field)
+
+
+def _drop_streams(names: Iterable[str], workers: Sequence[WorkerHandle]) -> None:
+    for name in names:
+        for worker in workers:
+            worker.lane.drop_stream(name)
 
 
 def _lane_of(field: str) -> Lane:

@@ -59,7 +59,14 @@ class Snapshot(msgspec.Struct, kw_only=True):
     claimed_total: int = 0
     """Records claimed since the start of this process."""
     lost_records: int = 0
-    """Records that vanished from claims because Redis lost them."""
+    """Records that vanished from claims because Redis lost them, or in damaged frames
+    of the state file."""
+    journal: str = "redis"
+    journal_records: int = 0
+    """Records on the disk that not all pumps have settled."""
+    journal_frames: int = 0
+    """Frames on the disk, those kept for a replay included."""
+    journal_bytes: int = 0
     purges: int = 0
     source_errors: int = 0
     statsd_errors: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 
 import msgspec
 
@@ -19,7 +20,7 @@ CACHED_FRAMES = 8
 
 
 class Frame(msgspec.Struct):
-    """One encoded window; without data where Redis has lost the records."""
+    """One encoded window; without data where the records are lost."""
 
     first: int
     end: int
@@ -29,9 +30,14 @@ class Frame(msgspec.Struct):
 class Windows:
     """Reads windows that fit the limits and keeps the last few frames."""
 
-    def __init__(self, root: RootOptions) -> None:
+    def __init__(
+        self, root: RootOptions, on_disk: Callable[[Span], Frame | None] | None = None
+    ) -> None:
         self.root = root
         self.lost = 0
+        self.mean = 0.0
+        """Bytes of a record in the frames of late."""
+        self._on_disk = on_disk
         self._records = FIRST_RECORDS
         self._largest = 0
         self._cache: OrderedDict[tuple[str, int], Frame] = OrderedDict()
@@ -44,12 +50,20 @@ class Windows:
         return max(1, min(self._records, limit))
 
     def frame(self, source: Source, span: Span) -> Frame | None:
-        """Return the frame at the span's start; None when nothing is there yet."""
+        """Return the frame at the span's start; None when nothing is there yet.
+
+        It comes from the disk where that has the position, else from Redis.
+        """
         key = (span.stream, span.first)
         found = self._cache.get(key)
         if found is not None and found.end <= span.end:
             self._cache.move_to_end(key)
             return found
+        kept = self._on_disk(span) if self._on_disk is not None else None
+        if kept is not None:
+            if kept.data:
+                self._keep(key, kept)
+            return kept
         limit = min(self.records(), span.end - span.first)
         window = source.read(span.stream, span.first, limit)
         if window.lost:
@@ -65,10 +79,10 @@ class Windows:
         return frame
 
     def given_up(self, stream: str, frame: Frame) -> None:
-        """Count and tell what Redis has lost, once a cursor goes over it."""
+        """Count and tell what is lost, once a cursor goes over it."""
         self.lost += frame.end - frame.first
         logger.error(
-            "Redis has lost claimed records",
+            "claimed records are lost",
             extra={"batch": stream, "records": frame.end - frame.first},
         )
 
@@ -91,6 +105,8 @@ class Windows:
         The largest record seen lately counts four times less than the mean: a single
         giant must not make every window tiny, and may not burst one either.
         """
+        mean = size / records
+        self.mean = mean if not self.mean else 0.9 * self.mean + 0.1 * mean
         self._largest = max(largest, self._largest * 9 // 10)
         by_mean = self.root.window_bytes // max(1, size // records)
         by_largest = 4 * self.root.window_bytes // max(1, self._largest)

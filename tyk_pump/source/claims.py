@@ -54,6 +54,8 @@ LOOK_BACK = 100
 """How many of a list's last claims are looked for before the list is claimed again."""
 CLAIM = "claim:"
 PUMP = "pump:"
+HOLDER = "holder:"
+"""Field of a stream's hash: an instance that has adopted it once."""
 
 
 class FieldBook(Protocol):
@@ -67,6 +69,16 @@ class FieldBook(Protocol):
 
     def clear(self, stream: str, fields: Iterable[str]) -> None:
         """Forget fields that Redis has now."""
+
+
+class Shelf(Protocol):
+    """Knows which positions of a stream do not wait in Redis any more."""
+
+    def kept(self, stream: str) -> int:
+        """Return the position up to which the stream was copied to our disk."""
+
+    def leaving(self, stream: str) -> None:
+        """The stream is about to be removed from Redis, by us, as finished there."""
 
 
 class Claim(msgspec.Struct, array_like=True):
@@ -137,6 +149,12 @@ class Stream(msgspec.Struct):
     """Where cursors stood that were behind what is trimmed, before they were moved."""
     registered: bool = True
     """False when Redis is to be told of the stream (again)."""
+    holders: frozenset[str] = frozenset()
+    """Names of the instances that have adopted it, as far as they wrote it down."""
+    disk: bool = False
+    """True for a stream's part in the state file: its claims have no keys in Redis."""
+    scope: str = ""
+    """What sets the watermarks of such a part apart from those of its stream."""
 
     def find(self, position: int) -> tuple[str, Claim] | None:
         """Return the first claim, with its name, that ends behind a position.
@@ -198,6 +216,7 @@ class Source:
         lease_time: float,
         fields: Sequence[str],
         book: FieldBook,
+        shelf: Shelf,
         clock: Clock,
     ) -> None:
         self.streams: dict[str, Stream] = {}
@@ -214,6 +233,7 @@ class Source:
         self._lease_time = lease_time
         self._fields = list(dict.fromkeys(fields))
         self._book = book
+        self._shelf = shelf
         self._clock = clock
         self._leased = False
         self._foreign: list[str] = []  # owners seen at the last look
@@ -741,7 +761,17 @@ class Source:
         return name not in self._left
 
     def _adopt(self, name: str, owner: str) -> bool:
+        # First: whoever has a part of the stream on its disk is to know that ours
+        # are not the only hands in which the rest has been.
+        key, mark = self._keys.stream(name), HOLDER + self._name
+        (reply,) = self._link.execute([("HSET", key, mark, "")])
+        if out_of_memory(reply):
+            return False
+        raise_first([reply])
         if not self._set_owner(name, owner):
+            (present,) = self._ask([("HGET", self._keys.streams, name)])
+            if present is None:  # finished meanwhile: leave no hash behind
+                self._ask([("HDEL", key, mark)])
             return False
         stream = self._load(name)
         # Who gave it back has left no name; the ledger knows our own streams.
@@ -759,12 +789,16 @@ class Source:
         (reply,) = self._ask([("HGETALL", self._keys.stream(name))])
         stream = Stream(id=name, own=False)
         claims: list[tuple[str, Claim]] = []
+        holders: set[str] = set()
         for raw_field, raw in pairs(reply).items():
             field = text(raw_field)
-            if field.startswith(PUMP):
+            if field.startswith(HOLDER):
+                holders.add(field[len(HOLDER) :])
+            elif field.startswith(PUMP):
                 stream.progress[field[len(PUMP) :]] = unpack(raw, Progress)
             elif field.startswith(CLAIM):
                 claims.append((field[len(CLAIM) :], unpack(raw, Claim)))
+        stream.holders = frozenset(holders)
         claims.sort(key=lambda item: item[1].base)
         stream.uptime = any(claim.codec == UPTIME_CODEC for _, claim in claims)
         for claim_name, claim in claims:
@@ -781,7 +815,12 @@ class Source:
             if not int(length) or stream.trimmed < claim.base:
                 continue
             stream.trimmed = max(stream.trimmed, claim.base + gone)
+        kept = self._shelf.kept(name)
         for field, progress in stream.progress.items():
+            if progress.position < kept:
+                # The disk has the rest of what it was in, and what is known of it.
+                progress.position = progress.since = kept
+                progress.counts = Counts()
             if progress.position < stream.trimmed:
                 stream.raised[field] = progress.position
                 progress.position = stream.trimmed
@@ -921,6 +960,10 @@ class Source:
             if not stream.own:
                 self._keep(self._load(stream.id))
             return
+        try:
+            self._shelf.leaving(stream.id)
+        except StateError as exc:
+            raise SourceError(str(exc)) from exc
         # The hash goes first: a stream without one is removed by its next adopter.
         # Only these fields: one that is written just now keeps the hash alive.
         if fields:

@@ -160,13 +160,19 @@ class Link:
         pairs = (line.split(":", 1) for line in lines if ":" in line)
         return {key: value.strip() for key, value in pairs}
 
-    def evicting_policy(self) -> str:
-        """Return the policy by which Redis may throw claims away, or nothing.
+    def memory_policy(self) -> tuple[str, int]:
+        """Return the policy by which Redis may throw claims away, or nothing, and its
+        `maxmemory` in bytes, 0 where it has none.
 
         SourceError where Redis tells nothing of itself: an ACL may forbid it.
         """
-        policy = self.info("memory").get("maxmemory_policy", "")
-        return policy if policy.startswith("allkeys") else ""
+        found = self.info("memory")
+        policy = str(found.get("maxmemory_policy", ""))
+        limit = str(found.get("maxmemory", "0"))
+        return (
+            policy if policy.startswith("allkeys") else "",
+            int(limit) if limit.isdecimal() else 0,
+        )
 
     def close(self) -> None:
         """Close all connections."""

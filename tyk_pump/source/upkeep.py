@@ -63,7 +63,7 @@ def list_claims(link: Link, prefix: str) -> Sequence[ClaimLine]:
             if field.startswith(PUMP):
                 progress: Progress = unpack(raw, Progress)
                 cursors[field[len(PUMP) :]] = progress.position
-            else:
+            elif field.startswith(CLAIM):
                 claims.append((field[len(CLAIM) :], unpack(raw, Claim)))
         claims.sort(key=lambda item: item[1].base)
         lengths = _checked(link, [("LLEN", claim.key) for _, claim in claims])

@@ -97,11 +97,12 @@ class Worker:
         self._stage(channel.IDLE)
 
     def _settle(self, data: bytes) -> None:
-        stream, list_name, codec, first, ids, raws = channel.decode_frame(data)
+        stream, list_name, codec, first, ids, raws, scope = channel.decode_frame(data)
         self._slot[channel.FRAME] = first
         self._wait_for_lease()
         self._stage(channel.WORK)
         batch, sources, dead = self._decode(stream, list_name, codec, first, ids, raws)
+        batch.cursor += scope
         filtered = len(raws) - len(batch) - len(dead)
         delivery = self._deliver(batch) if len(batch) else _Delivery()
         for index, reason in delivery.rejected.items():

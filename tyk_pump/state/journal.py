@@ -1,0 +1,324 @@
+"""Frames of streams in the state file: records that do not wait in Redis any more.
+
+A frame is one window as the workers get it, with a check sum. All frames of a stream
+touch each other: together they are its part on the disk. Where each pump is in a part
+stands beside the frames, in the same file.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from tyk_pump.state.file import StateFile
+
+logger = logging.getLogger(__name__)
+
+PRUNE_ROWS: Final = 256
+"""Frames removed in one transaction."""
+
+TABLES: Final = (
+    # The data comes last: whoever reads the rest need not walk over it.
+    """CREATE TABLE frames (
+        stream TEXT NOT NULL,
+        first INTEGER NOT NULL,
+        end INTEGER NOT NULL,
+        claim TEXT NOT NULL,
+        list TEXT NOT NULL,
+        codec TEXT NOT NULL,
+        at REAL NOT NULL,
+        size INTEGER NOT NULL,
+        digest INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        UNIQUE (stream, first)
+    )""",
+    "CREATE INDEX frames_time ON frames (at)",
+    """CREATE TABLE damaged_frames (
+        stream TEXT NOT NULL,
+        first INTEGER NOT NULL,
+        end INTEGER NOT NULL,
+        claim TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        at REAL NOT NULL
+    )""",
+    """CREATE TABLE parts (
+        stream TEXT PRIMARY KEY,
+        kept INTEGER NOT NULL,
+        gone INTEGER NOT NULL DEFAULT 0,
+        divided INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID""",
+    """CREATE TABLE part_cursors (
+        stream TEXT NOT NULL,
+        cursor TEXT NOT NULL,
+        value BLOB NOT NULL,
+        PRIMARY KEY (stream, cursor)
+    ) WITHOUT ROWID""",
+)
+
+
+class Frame(msgspec.Struct, kw_only=True):
+    """One window on the disk: positions `first` to `end` of a stream."""
+
+    stream: str
+    first: int
+    end: int
+    claim: str
+    list: str
+    codec: str
+    at: float
+    """When its records were claimed, in seconds since the epoch."""
+    data: bytes
+    """As on a worker's queue; empty where Redis had lost the records."""
+
+
+class KeptClaim(msgspec.Struct, kw_only=True):
+    """What of a claim is on the disk."""
+
+    name: str
+    list: str
+    codec: str
+    at: float
+    first: int
+    end: int
+
+
+class Part(msgspec.Struct, kw_only=True):
+    """A stream's part on the disk, as it was written last."""
+
+    stream: str
+    kept: int
+    """Position behind its last frame; what follows is in Redis."""
+    gone: bool
+    """True when we have finished it in Redis: nobody else delivers any of it."""
+    divided: bool
+    """True when another instance has held the stream in Redis."""
+    cursors: dict[str, bytes]
+    """Cursor name -> Progress, packed."""
+    claims: Sequence[KeptClaim] = ()
+
+
+class Damaged(Exception):
+    """A frame cannot be read; its positions are lost."""
+
+    def __init__(self, first: int, end: int, reason: str) -> None:
+        super().__init__(reason)
+        self.first = first
+        self.end = end
+
+
+class FrameStore:
+    """The tables `frames`, `parts` and `part_cursors` of the state file."""
+
+    def __init__(self, file: StateFile) -> None:
+        self._file = file
+
+    # What there is
+
+    def parts(self) -> list[Part]:
+        """Return all parts, the oldest first."""
+        with self._file.transaction(write=False) as db:
+            parts = {
+                row[0]: Part(
+                    stream=row[0],
+                    kept=row[1],
+                    gone=bool(row[2]),
+                    divided=bool(row[3]),
+                    cursors={},
+                    claims=[],
+                )
+                for row in db.execute(
+                    "SELECT stream, kept, gone, divided FROM parts ORDER BY stream"
+                )
+            }
+            for stream, cursor, value in db.execute(
+                "SELECT stream, cursor, value FROM part_cursors"
+            ):
+                if stream in parts:
+                    parts[stream].cursors[cursor] = value
+            claims: dict[str, list[KeptClaim]] = {}
+            for stream, *values in db.execute(
+                """SELECT stream, claim, list, codec, at, min(first), max(end)
+                FROM frames GROUP BY stream, claim ORDER BY stream, min(first)"""
+            ):
+                name, list_name, codec, at, first, end = values
+                claims.setdefault(stream, []).append(
+                    KeptClaim(
+                        name=name,
+                        list=list_name,
+                        codec=codec,
+                        at=at,
+                        first=first,
+                        end=end,
+                    )
+                )
+        for stream, found in claims.items():
+            if stream in parts:
+                parts[stream].claims = found
+        return list(parts.values())
+
+    def size(self) -> tuple[int, int]:
+        """Return how many frames there are, and their bytes."""
+        with self._file.transaction(write=False) as db:
+            row = db.execute("SELECT count(*), total(size) FROM frames").fetchone()
+        return int(row[0]), int(row[1])
+
+    def read(self, stream: str, position: int) -> Frame | None:
+        """Return the frame that holds a position, or the next one; None at the end.
+
+        Damaged where its bytes are not those that were written.
+        """
+        with self._file.transaction(write=False) as db:
+            row = db.execute(
+                """SELECT rowid, stream, first, end, claim, list, codec, at, digest
+                FROM frames WHERE stream = ? AND end > ? ORDER BY first LIMIT 1""",
+                (stream, position),
+            ).fetchone()
+            if row is None:
+                return None
+            number, stream, first, end, claim, list_name, codec, at, digest = row
+            try:
+                (data,) = db.execute(
+                    "SELECT data FROM frames WHERE rowid = ?", (number,)
+                ).fetchone()
+            except sqlite3.DatabaseError as exc:
+                raise Damaged(first, end, f"{exc}") from exc
+        if not isinstance(data, bytes) or check_sum(stream, first, data) != digest:
+            raise Damaged(first, end, "its check sum is wrong")
+        return Frame(
+            stream=stream,
+            first=first,
+            end=end,
+            claim=claim,
+            list=list_name,
+            codec=codec,
+            at=at,
+            data=data,
+        )
+
+    # What changes
+
+    def append(
+        self,
+        frames: Sequence[Frame],
+        cursors: Mapping[str, Mapping[str, bytes]],
+    ) -> None:
+        """Keep frames, and where the pumps are in their parts, all or nothing.
+
+        On return the disk has them. A frame that was kept before is replaced.
+        """
+        ends = {frame.stream: frame.end for frame in frames}
+        with self._file.transaction() as db:
+            db.executemany(
+                """INSERT OR REPLACE INTO frames
+                    (stream, first, end, claim, list, codec, at, size, digest, data)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                (
+                    (
+                        *(one.stream, one.first, one.end, one.claim),
+                        *(one.list, one.codec, one.at, len(one.data)),
+                        *(check_sum(one.stream, one.first, one.data), one.data),
+                    )
+                    for one in frames
+                ),
+            )
+            db.executemany(
+                """INSERT INTO parts (stream, kept) VALUES (?, ?)
+                ON CONFLICT (stream) DO UPDATE SET kept = max(kept, excluded.kept)""",
+                ends.items(),
+            )
+            _put_cursors(db, cursors)
+
+    def move(self, cursors: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Write where pumps are in parts: stream -> cursor name -> Progress, packed."""
+        with self._file.transaction() as db:
+            _put_cursors(db, cursors)
+
+    def forget_cursor(self, cursor: str) -> None:
+        """A removed pump is owed nothing of any part."""
+        with self._file.transaction() as db:
+            db.execute("DELETE FROM part_cursors WHERE cursor = ?", (cursor,))
+
+    def mark(
+        self, streams: Iterable[str], *, gone: bool = False, divided: bool = False
+    ) -> None:
+        """Note what became of streams in Redis; a mark is never taken back."""
+        with self._file.transaction() as db:
+            db.executemany(
+                """UPDATE parts SET gone = max(gone, ?), divided = max(divided, ?)
+                WHERE stream = ?""",
+                ((gone, divided, stream) for stream in streams),
+            )
+
+    def set_aside(self, stream: str, first: int, reason: str, now: float) -> None:
+        """Move a damaged frame out of the way; a person may look at it."""
+        with self._file.transaction() as db:
+            db.execute(
+                """INSERT INTO damaged_frames (stream, first, end, claim, reason, at)
+                SELECT stream, first, end, claim, ?, ? FROM frames
+                WHERE stream = ? AND first = ?""",
+                (reason, now, stream, first),
+            )
+            db.execute(
+                "UPDATE frames SET size = 0, digest = ?, data = x'' "
+                "WHERE stream = ? AND first = ?",
+                (check_sum(stream, first, b""), stream, first),
+            )
+
+    def prune(
+        self, settled: Mapping[str, int], *, before: float, over: int = 0
+    ) -> tuple[int, int]:
+        """Remove frames that all pumps have settled; return how many, and their bytes.
+
+        Those claimed before a time go, then the oldest until `over` bytes are gone.
+        `settled` says up to which position a part is settled; what is no part any
+        more is settled whole.
+        """
+        limits = msgspec.json.encode(settled).decode()
+        with self._file.transaction() as db:
+            rows = db.execute(
+                """SELECT rowid, size, at FROM frames
+                WHERE stream NOT IN (SELECT stream FROM parts) OR end <=
+                    (SELECT value FROM json_each(?) WHERE key = frames.stream)
+                ORDER BY at, first LIMIT ?""",
+                (limits, PRUNE_ROWS),
+            ).fetchall()
+            doomed: list[tuple[int]] = []
+            freed = 0
+            for number, size, at in rows:
+                if at >= before and freed >= over:
+                    break
+                doomed.append((number,))
+                freed += size
+            db.executemany("DELETE FROM frames WHERE rowid = ?", doomed)
+        return len(doomed), freed
+
+    def drop_parts(self, streams: Iterable[str]) -> None:
+        """Forget parts of which nothing is left to deliver; their frames may stay."""
+        with self._file.transaction() as db:
+            for stream in streams:
+                db.execute("DELETE FROM parts WHERE stream = ?", (stream,))
+                db.execute("DELETE FROM part_cursors WHERE stream = ?", (stream,))
+
+
+def _put_cursors(
+    db: sqlite3.Connection, cursors: Mapping[str, Mapping[str, bytes]]
+) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO part_cursors (stream, cursor, value) VALUES (?, ?, ?)",
+        (
+            (stream, cursor, value)
+            for stream, fields in cursors.items()
+            for cursor, value in fields.items()
+        ),
+    )
+
+
+def check_sum(stream: str, first: int, data: bytes) -> int:
+    """Return the check sum of a frame, which depends on its place as well."""
+    return zlib.crc32(data, zlib.crc32(f"{stream}:{first}".encode()))
