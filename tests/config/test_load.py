@@ -111,7 +111,7 @@ def test_missing_file(tmp_path: Path) -> None:
         ),
         ("analytics_storage_config", [], "analytics_storage_config: expected an"),
         ("lease_time", 1, "lease_time: expected float >= 2"),
-        ("journal", {"type": "disk"}, "journal.type: 'disk' is not one of redis"),
+        ("journal", {"type": "tape"}, "journal.type: 'tape' is not one of redis, disk"),
     ],
 )
 def test_wrong_root_value(read: Read, key: str, value: Any, fault: str) -> None:
