@@ -24,7 +24,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the process's logging and zone as they were."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    monkeypatch.setattr(log, "_hidden", set())
+    monkeypatch.setattr(log, "_hidden", ())
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield

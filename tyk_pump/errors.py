@@ -2,6 +2,7 @@
 
     TykPumpError
     ├── ConfigError        the operator must act; says where
+    ├── SecretError        a store has no text for a reference, or none now
     ├── SourceError        Redis cannot serve us now; the coordinator backs off
     │   └── LeaseLost      another instance owns our stream; drop everything in hand
     ├── StateError         the state folder or file cannot be used
@@ -31,6 +32,17 @@ class ConfigError(TykPumpError):
 
     def __reduce__(self) -> tuple[type, tuple[list[str]]]:
         return type(self), (self.faults,)
+
+
+class SecretError(TykPumpError):
+    """A store of secrets gives no text; where it is `passing`, it may do so later."""
+
+    def __init__(self, reason: str, *, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.passing = passing
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self),), {"passing": self.passing}
 
 
 class SourceError(TykPumpError):

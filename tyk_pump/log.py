@@ -14,8 +14,9 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, quote_plus
 
 from tyk_pump.errors import ConfigError
 
@@ -74,7 +75,10 @@ _PREFIXES = {
 }
 """The reference's names for the parts, which filters on `prefix` may rely on."""
 
-_hidden: set[str] = set()
+SHORTEST: Final = 4
+"""Characters of the shortest secret that is masked."""
+_hidden: tuple[str, ...] = ()
+"""The longest first: one may be the beginning of another."""
 
 
 def parse_level(text: str) -> int:
@@ -135,13 +139,37 @@ def banner(version: str) -> None:
 
 def hide(values: Iterable[str]) -> None:
     """Mask these secrets in every later line."""
-    # Masking a very short value would garble every line and hide nothing.
-    _hidden.update(value for value in values if len(value) >= 4)
+    _set_hidden({*_hidden, *_all_forms(values)})
 
 
 def show(values: Iterable[str]) -> None:
     """Mask these no longer: they open nothing any more."""
-    _hidden.difference_update(values)
+    _set_hidden({*_hidden} - {*_all_forms(values)})
+
+
+def _set_hidden(values: set[str]) -> None:
+    global _hidden
+    _hidden = tuple(sorted(values, key=len, reverse=True))
+
+
+def _all_forms(values: Iterable[str]) -> Iterator[str]:
+    for value in values:
+        yield from _forms(value)
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Yield what a secret looks like in messages, each line of it for itself, too."""
+    lines = [line.strip() for line in value.splitlines()]
+    parts = [line for line in lines if len(line) >= 8 and not line.startswith("-----")]
+    for text in {value, value.strip(), *parts}:
+        # Masking a very short value would garble every line and hide nothing.
+        if len(text) >= SHORTEST:
+            yield text
+            yield repr(text)[1:-1]
+            yield json.dumps(text)[1:-1]
+            yield quote(text, errors="replace")
+            yield quote(text, safe="", errors="replace")
+            yield quote_plus(text, errors="replace")
 
 
 def hide_secrets(options: Any) -> None:

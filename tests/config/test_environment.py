@@ -462,7 +462,7 @@ def test_old_names_take_no_references(read: Read) -> None:
     """A reference to a store of secrets in one of them is a fault."""
     config = read(MONGO, PMP_MONGOSEL_MONGOURL="kv://vault/x")
     (fault,) = config.every_fault()[1:]
-    assert fault.startswith("PMP_MONGOSEL_MONGOURL: references")
+    assert fault.startswith("PMP_MONGOSEL_MONGOURL: this old variable takes no ref")
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_missing_file(tmp_path: Path) -> None:
         (
             "analytics_storage_config",
             {"password": "kv://vault/redis"},
-            "analytics_storage_config.password: references to stores of secrets",
+            "analytics_storage_config.password: store 'vault' is not declared",
         ),
         ("analytics_storage_config", [], "analytics_storage_config: expected an"),
         ("lease_time", 1, "lease_time: expected float >= 2"),
@@ -277,8 +277,8 @@ def test_pump_options(read: Read) -> None:
         ({"url": "u", "targets": [{}]}, "pumps.splunk.meta.targets[0].url: missing"),
         ({"url": "u", "targets": {}}, "pumps.splunk.meta.targets: expected list"),
         ({"url": "u", "named": {"n": 1}}, "pumps.splunk.meta.named.n: expected an"),
-        ({"url": "$kv{a:b}"}, "pumps.splunk.meta.url: references to stores"),
-        ({"url": "u", "tags": ["kv://a/b"]}, "pumps.splunk.meta.tags[0]: references"),
+        ({"url": "$kv{a:b}"}, "pumps.splunk.meta.url: store 'a' is not dec"),
+        ({"url": "u", "tags": ["kv://a/b"]}, "pumps.splunk.meta.tags[0]: store 'a'"),
         ({"url": "u", "ssl_cert_file": "c"}, "pumps.splunk.meta.ssl_key_file: missing"),
     ],
 )
@@ -317,13 +317,6 @@ def test_survives_the_way_to_a_worker(read: Read) -> None:
     assert again == config
     assert again.pumps[0].options.token.reveal() == "s"
     assert again.pumps[0].options.token != Secret("t")
-
-
-def test_stores_of_secrets_are_warned_of(read: Read) -> None:
-    """Declared stores are warned of; they are not in this version."""
-    config = read({"kv": {"stores": {"v": {"type": "env"}}}, "pumps": DUMMY})
-    assert config.warnings == ["kv: stores of secrets are not in this version"]
-    assert not config.faults
 
 
 def test_key_written_three_times(read: Read) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from tyk_pump import log as lines
 from tyk_pump import pumps
 from tyk_pump.cli.common import conf_option, json_option, print_json, read
-from tyk_pump.config.load import Config
+from tyk_pump.config.load import Config, hide_secrets
 from tyk_pump.config.root import PumpConfig
 from tyk_pump.cursors import UPTIME
 from tyk_pump.errors import TykPumpError
@@ -52,8 +52,8 @@ class Finding(msgspec.Struct, frozen=True):
 def check(conf: str, as_json: bool, offline: bool) -> None:
     """Check the configuration, Redis, the state folder and every back end."""
     lines.setup("text", "error")
-    config = read(conf)
-    lines.hide_secrets([config.root, *(pump.options for pump in config.pumps)])
+    config = read(conf, remote=not offline)
+    hide_secrets(config)
     found: list[Finding] = []
     for finding in findings(config, conf, offline):
         finding = msgspec.structs.replace(finding, text=lines.masked(finding.text))
@@ -69,6 +69,7 @@ def check(conf: str, as_json: bool, offline: bool) -> None:
 def findings(config: Config, conf: str, offline: bool) -> Iterator[Finding]:
     """Yield what is found, one thing after the other."""
     yield from _configuration(config)
+    yield from _stores(config)
     yield from _state(config, conf)
     if not offline:
         yield from _redis(config)
@@ -98,6 +99,23 @@ def _configuration(config: Config) -> Iterator[Finding]:
         yield Finding("ok", "configuration", f"{config.path or 'variables'}: {number}")
     if config.uptime_left:
         yield Finding("remark", "configuration", config.uptime_left)
+
+
+def _stores(config: Config) -> Iterator[Finding]:
+    for store in config.stores:
+        about = f"kv.stores.{store.name}"
+        if store.left:
+            text = f"{store.type}: not asked, {_counted(store.left)} left open"
+            yield Finding("remark", about, text)
+        elif store.texts:
+            text = f"{store.type}: {_counted(store.texts)} looked up"
+            yield Finding("ok", about, text)
+        else:
+            yield Finding("remark", about, f"{store.type}: has given nothing")
+
+
+def _counted(number: int) -> str:
+    return f"{number} reference{'s' * (number != 1)}"
 
 
 def _state(config: Config, conf: str) -> Iterator[Finding]:

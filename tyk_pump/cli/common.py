@@ -11,7 +11,9 @@ from typing import Any
 import click
 import msgspec
 
+from tyk_pump.config.environment import PREFIX
 from tyk_pump.config.load import Config, load
+from tyk_pump.config.root import RootOptions
 from tyk_pump.state.folder import locate
 
 conf_option = click.option(
@@ -27,14 +29,22 @@ json_option = click.option(
 )
 
 
-def read(conf: str) -> Config:
+def read(conf: str, *, remote: bool = True) -> Config:
     """Return the configuration, whatever faults it has."""
-    return load(conf, os.environ)
+    return load(conf, os.environ, remote=remote)
+
+
+def named(conf: str, option: str) -> RootOptions:
+    """Return the options of which only this one is wanted: no store of secrets is
+    asked for the others."""
+    return load(
+        conf, os.environ, only=(option, f"{PREFIX}_{option.replace('_', '').upper()}")
+    ).root
 
 
 def state_folder(conf: str) -> Path:
     """Return the state folder of the process that runs with this configuration."""
-    return locate(read(conf).root.state_dir, conf, os.environ)
+    return locate(named(conf, "state_dir").state_dir, conf, os.environ)
 
 
 def print_json(value: Any) -> None:

@@ -17,8 +17,14 @@ import msgspec
 import tyk_pump
 from tyk_pump import log as lines
 from tyk_pump.admin.control import NotRunning, ask
-from tyk_pump.cli.common import conf_option, json_option, print_json, read, state_folder
-from tyk_pump.config.load import Config, load
+from tyk_pump.cli.common import (
+    conf_option,
+    json_option,
+    named,
+    print_json,
+    state_folder,
+)
+from tyk_pump.config.load import Config, hide_secrets, load
 from tyk_pump.coordinator.demo_options import DemoOptions
 from tyk_pump.errors import ConfigError, TykPumpError
 from tyk_pump.state.folder import holder
@@ -44,11 +50,15 @@ def run(
     if debug:
         environment["TYK_LOGLEVEL"] = "debug"
     config = load(conf, environment)
-    lines.hide_secrets([config.root, *(pump.options for pump in config.pumps)])
+    hide_secrets(config)
     level = lines.chosen_level(config.root, environment)
     lines.setup(lines.chosen_format(config.root, environment), level)
     lines.banner(tyk_pump.__version__)
     if not _acceptable(config, strict):
+        if config.passing and not strict:
+            # Another start may find the store of secrets there.
+            log.critical("a store of secrets does not answer")
+            return 1
         log.critical("the configuration is refused")
         return REFUSED
     try:
@@ -160,7 +170,7 @@ def stop(conf: str, timeout: float) -> None:
     except TykPumpError:
         # It may be too busy to listen, or too early: a signal is never missed.
         os.kill(pid, signal.SIGTERM)
-    seconds = timeout or read(conf).root.shutdown_timeout + 5
+    seconds = timeout or named(conf, "shutdown_timeout").shutdown_timeout + 5
     until = time.monotonic() + seconds
     while holder(folder) == pid:
         if time.monotonic() > until:

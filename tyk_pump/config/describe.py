@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from tyk_pump import pumps
+from tyk_pump import pumps, secrets
 from tyk_pump.config import environment
 from tyk_pump.config.fields import REQUIRED, Field, fields_of
 from tyk_pump.config.options import Options, Secret
@@ -106,6 +106,9 @@ def _configuration() -> str:
         + " or ".join(f"[{kind}](pumps/{kind}.md)" for kind in uptime_types())
         + ". With `uptime_type` `sql` these are SQL's, and Mongo's without it. The "
         f"pump is called `{UPTIME}`, in small letters, where pumps are named.",
+        "## kv.stores.*name*",
+        _STORES,
+        *_stores(),
         "## pumps.*name*",
         _table(PumpFrame),
         "The options in `meta` depend on the type: "
@@ -113,6 +116,37 @@ def _configuration() -> str:
         + ".",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+_STORES = """\
+Any text of this file may refer to a store, in pumps, too, and any text that a variable
+sets, except those that start with `TYK_PMP_REDIS_` or `TYK_PMP_TEMPORAL_STORAGE_`:
+
+- `kv://STORE/PATH` is the whole text, `kv://STORE/PATH#POINTER` a part of it;
+- `$kv{STORE:PATH}` or `$kv{STORE:PATH#POINTER}` stands anywhere in a text, repeatedly.
+
+The pointer is a JSON pointer into a secret that is JSON; its first `/` may be left out.
+A text in it is taken as it is, all else as JSON. What a store gives is not looked into.
+
+References are looked up at start and on `tyk-pump reload`, after variables were laid
+over the file; a pump whose texts have changed is replaced, no other. A reference that
+leads nowhere keeps its pump from starting, or, outside the pumps, the whole program;
+records wait meanwhile. While a store does not answer, its pump is tried again by
+itself, and one that runs keeps the texts that it has. `tyk-pump check` says what was
+looked up; `check --offline` asks stores of type `env`, `inline` and `file` only. No
+text of a store is shown anywhere, provided that it has at least four characters.
+
+`TYK_PMP_KV_STORES` is a JSON object of stores; each takes the place of the file's store
+of that name. The `config` of a store may itself refer to stores of type `env`, `inline`
+and `file`. `pip install 'tyk-pump[secrets]'` brings the drivers of the others."""
+
+
+def _stores() -> Iterator[str]:
+    for kind in secrets.REGISTRY:
+        options = secrets.load(kind).options_type
+        yield f"### {kind}"
+        yield _prose(options.__doc__)
+        yield _table(options)
 
 
 def _environment() -> str:
@@ -166,11 +200,20 @@ def _environment() -> str:
         "| variable | effect |\n| --- | --- |\n"
         "| `TYK_LOGLEVEL` | wins over `log_level`; not error, warn or debug: info |\n"
         "| `TYK_LOGFORMAT` | wins over `log_format` |\n"
+        "| `TYK_PMP_KV_STORES` | stores of secrets as a JSON object; each takes the "
+        "place of `kv.stores` under its name |\n"
         "| `TYK_PMP_BUILDDEMODATA` | an organisation: write made-up records |\n"
         + "\n".join(
             f"| `{field.variable}` | `{key}` of {kind}, where nothing else says it |"
             for kind in pump_types()
             for key, field in walk(options_of(kind))
+            if field.variable
+        )
+        + "\n"
+        + "\n".join(
+            f"| `{field.variable}` | `{key}` of {kind}, where nothing else says it |"
+            for kind in secrets.REGISTRY
+            for key, field in walk(secrets.load(kind).options_type)
             if field.variable
         )
         + "\n"
@@ -300,13 +343,13 @@ def _sample(options: type[Options]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in fields_of(options):
         nested, items = field.nested(), field.items()
-        if nested is not None:
+        if field.example is not None:
+            found[field.key] = field.example
+        elif nested is not None:
             found[field.key] = _sample(nested)
         elif items is not None:
             inner = _sample(items[1])
             found[field.key] = [inner] if items[0] is list else {"name": inner}
-        elif field.example is not None:
-            found[field.key] = field.example
         elif field.default is REQUIRED:
             found[field.key] = f"<{field.key}>" if field.base in (str, Secret) else 0
         else:
@@ -321,6 +364,16 @@ def schema() -> dict[str, Any]:
     """Return the JSON schema that an editor checks a configuration with."""
     found = _object(RootOptions)
     found["properties"]["uptime_pump_config"] |= _uptime()
+    stores = found["properties"]["kv"]["properties"]["stores"]
+    stores["additionalProperties"]["allOf"] = [
+        {
+            "if": {"properties": {"type": {"const": kind}}, "required": ["type"]},
+            "then": {
+                "properties": {"config": _object(secrets.load(kind).options_type)}
+            },
+        }
+        for kind in secrets.REGISTRY
+    ]
     found["properties"]["pumps"] = {
         "description": "The pumps, each under its name.",
         "type": "object",

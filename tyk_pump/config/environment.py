@@ -12,8 +12,17 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from tyk_pump.config.fields import Field, Wrong, convert, duration, fields_of, nearest
+from tyk_pump.config.fields import (
+    Field,
+    Unresolved,
+    Wrong,
+    convert,
+    duration,
+    fields_of,
+    nearest,
+)
 from tyk_pump.config.options import Options, Secret
+from tyk_pump.secrets.reference import is_reference
 
 PREFIX = "TYK_PMP"
 PUMPS = f"{PREFIX}_PUMPS"
@@ -112,7 +121,7 @@ def overlay(
     variables: Variables,
     fault: Report,
     *,
-    references: bool = True,
+    references: bool | None = True,
     bare: bool = True,
     skip: Collection[str] = (),
     read_items: ReadItems | None = None,
@@ -120,6 +129,8 @@ def overlay(
     """Lay the variables that start with the prefix over an options' values.
 
     A list of options is JSON in a variable, and takes the place of the file's.
+    References to stores of secrets are left to be looked up, with False they are texts
+    as any other, and with None they are faults.
     """
     for field in fields_of(options):
         name = f"{prefix}_{field.env}"
@@ -142,7 +153,7 @@ def overlay(
         if text is None:
             continue
         written = variables.written(name)
-        if references and is_reference(text):
+        if references is None and is_reference(text):
             fault(f"{written}: {NO_REFERENCES}")
             continue
         items = field.items()
@@ -150,8 +161,12 @@ def overlay(
             if items is not None and items[0] is list and read_items is not None:
                 found = _json(text)
                 read_items(items, field.name, found, written, fault, values)
+                continue
+            parsed = parse(field, text)
+            if references and not field.literal and is_reference(parsed):
+                values[field.name] = Unresolved(parsed, written)
             else:
-                values[field.name] = convert(field, parse(field, text))
+                values[field.name] = convert(field, parsed)
         except Wrong as exc:
             fault(f"{written}: {exc}")
 
@@ -170,7 +185,7 @@ def legacy(
     names = [f"{prefix}_{field.env}" for field in fields_of(options)]
     found = [name for name in names if variables.get(name) is not None]
     if found:
-        overlay(options, values, prefix, variables, fault, bare=False)
+        overlay(options, values, prefix, variables, fault, references=None, bare=False)
     return found
 
 
@@ -188,12 +203,7 @@ def fall_back(
             fault(f"{field.variable}: {exc}")
 
 
-NO_REFERENCES = "references to stores of secrets are not in this version"
-
-
-def is_reference(text: str) -> bool:
-    """Whether a text refers to a store of secrets."""
-    return "kv://" in text or "$kv{" in text
+NO_REFERENCES = "this old variable takes no references to stores of secrets"
 
 
 def parse(field: Field, text: str) -> Any:

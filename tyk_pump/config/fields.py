@@ -29,6 +29,15 @@ class Wrong(ValueError):
         self.where = where
 
 
+class Unresolved(msgspec.Struct, frozen=True):
+    """A value with references to stores of secrets; they are looked up when it is
+    certain that no other value takes its place."""
+
+    value: Any
+    where: str
+    """The option or the variable, for messages."""
+
+
 class Field(msgspec.Struct, frozen=True, kw_only=True):
     """One option of a struct."""
 
@@ -54,6 +63,8 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     """A variable of another program, asked where nothing else is said; or nothing."""
     bare: str
     """A variable for all pumps that wins over the file; or nothing."""
+    literal: bool
+    """Whether its texts never refer to a store of secrets."""
     limits: tuple[tuple[str, float], ...]
 
     def nested(self) -> type[Options] | None:
@@ -68,6 +79,12 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
         if origin not in (list, dict) or not isinstance(args[-1], type):
             return None
         return (origin, args[-1]) if issubclass(args[-1], Options) else None
+
+    def textual(self) -> bool:
+        """Whether a reference to a store of secrets can stand for the value."""
+        texts = (str, Secret, Any)
+        inner = typing.get_args(self.base)
+        return self.base in texts or (bool(inner) and inner[-1] in texts)
 
     def secret(self) -> bool:
         """Whether the value must not be shown."""
@@ -125,6 +142,7 @@ def _field(info: msgspec.structs.FieldInfo) -> Field:
         numeral=bool(extra.get("numeral")),
         variable=extra.get("variable", ""),
         bare=extra.get("bare", ""),
+        literal=bool(extra.get("literal")),
         limits=tuple(limits),
     )
 

@@ -8,36 +8,44 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tyk_pump import pumps
+from tyk_pump import log, pumps
 from tyk_pump.config import environment
-from tyk_pump.config.environment import NO_REFERENCES, Variables, is_reference
+from tyk_pump.config.environment import Variables
 from tyk_pump.config.fields import (
     REQUIRED,
     Field,
+    Unresolved,
     Wrong,
     convert,
     fields_of,
     keys_of,
     nearest,
 )
-from tyk_pump.config.options import Options
+from tyk_pump.config.lookup import Declared, Stores, StoreUse, texts_in
+from tyk_pump.config.options import Options, Secret
 from tyk_pump.config.root import (
+    KvOptions,
     PumpConfig,
     PumpFrame,
     RootOptions,
+    StoreOptions,
     split_address,
 )
 from tyk_pump.cursors import UPTIME
-from tyk_pump.errors import ConfigError
+from tyk_pump.errors import ConfigError, SecretError
 from tyk_pump.record import analytics
+from tyk_pump.secrets.reference import is_reference
 
 Report = Callable[[str], None]
+
+STORES = "TYK_PMP_KV_STORES"
+"""A JSON object of stores, each in place of the file's store of that name."""
 
 
 class Config(msgspec.Struct, kw_only=True):
@@ -56,6 +64,10 @@ class Config(msgspec.Struct, kw_only=True):
     demo_org: str = ""
     """Organisation of TYK_PMP_BUILDDEMODATA; made-up records are wanted."""
     instrumentation: bool = False
+    passing: bool = False
+    """Whether the faults may go by themselves: a store of secrets does not answer."""
+    stores: list[StoreUse] = []
+    """The declared stores of secrets."""
 
     def every_fault(self) -> list[str]:
         """Return all that `check` refuses: faults, of pumps too, and skipped pumps."""
@@ -79,6 +91,14 @@ class _Object(dict[str, Any]):
             self[key] = value
 
 
+class _Left(Exception):
+    """A value is not looked up: that failed, or it was not wanted and is `known`."""
+
+    def __init__(self, *, known: bool = False) -> None:
+        super().__init__()
+        self.known = known
+
+
 class _Loader:
     """One reading: gathers faults and warnings on the way."""
 
@@ -87,6 +107,9 @@ class _Loader:
         self.faults: list[str] = []
         self.warnings: list[str] = []
         self.skipped: list[str] = []
+        self.passing: set[str] = set()
+        """Faults that may go by themselves."""
+        self.stores = Stores({}, self.store_options, variables.get)
 
     # The file
 
@@ -139,13 +162,11 @@ class _Loader:
             if nested is not None:
                 values[field.name] = self.read(nested, value, where, fault)
                 continue
-            found = list(references(value, where))
-            if found and field.base != dict[str, Any]:
-                for line in found:
-                    fault(f"{line}: {NO_REFERENCES}")
-                continue
             if items is not None:
                 self.read_items(items, field.name, value, where, fault, values)
+                continue
+            if not field.literal and is_reference(value):
+                values[field.name] = Unresolved(value, where)
                 continue
             try:
                 values[field.name] = convert(field, value)
@@ -191,9 +212,21 @@ class _Loader:
         """Return the options, or None where a required one is missing."""
         made: dict[str, Any] = {}
         missing = False
+        left: set[str] = set()
         for field in fields_of(options):
             where = f"{place}.{field.key}" if place else field.key
             nested = field.nested()
+            value = values.get(field.name)
+            if isinstance(value, Unresolved):
+                try:
+                    made[field.name] = self.look_up(field, value, fault)
+                except _Left as exc:
+                    left.add(field.key)
+                    missing |= field.default is REQUIRED
+                    if exc.known and field.base in (str, Secret):
+                        made[field.name] = field.base(value.value)
+                        missing = False
+                continue
             if nested is not None and field.name in values:
                 inner = self.build(nested, values[field.name], where, fault)
                 if inner is not None:
@@ -213,15 +246,119 @@ class _Loader:
             fault(f"{place or options.__name__}: {exc}")
             return None
         for key, reason in result.faults():
+            if key.partition(".")[0].partition("[")[0] in left:
+                continue  # nobody knows what stands there
             fault(f"{place}.{key}: {reason}" if place else f"{key}: {reason}")
         return result
+
+    # Stores of secrets
+
+    def declare(self, raw: Any, **how: Any) -> None:
+        """Take the stores of the file, and those of the variable in their places."""
+        self.variables.get(STORES)
+        found = self.declared(_member(_member(raw, "kv"), "stores"), "kv.stores")
+        text = self.variables.get(STORES) or ""
+        if text.strip():
+            try:
+                found |= self.declared(_parsed(text), STORES)
+            except Wrong as exc:
+                self.faults.append(f"{STORES}: {exc}")
+        self.stores = Stores(found, self.store_options, self.variables.get, **how)
+
+    def declared(self, raw: Any, place: str) -> dict[str, Declared]:
+        """Return the stores of one place; report what is wrong with them."""
+        found: dict[str, Declared] = {}
+        faults: list[str] = []
+        values = self.read(KvOptions, {"stores": raw}, "", faults.append)
+        for name, store in values.get("stores", {}).items():
+            if isinstance(store, StoreOptions):
+                where = f"{place}.{name}"
+                found[name] = Declared(
+                    name, store.type, store.required, store.config, where
+                )
+        self.faults += [place + fault.removeprefix("stores") for fault in faults]
+        return found
+
+    def store_options(
+        self, options: type[Options], raw: Any, place: str, fault: Report
+    ) -> Options | None:
+        """Return a store's own options, its references looked up."""
+        before = len(self.warnings)
+        values = self.read(options, raw, place, fault)
+        environment.fall_back(options, values, self.variables, fault)
+        found = self.build(options, values, place, fault)
+        # In a store an unknown key is no trifle: it may be the one that protects it.
+        for warning in self.warnings[before:]:
+            fault(warning)
+        del self.warnings[before:]
+        return found if isinstance(found, Options) else None
+
+    def look_up(self, field: Field, found: Unresolved, fault: Report) -> Any:
+        """Return an option's value with all that it refers to; _Left without."""
+        if not field.textual():
+            fault(f"{found.where}: only a text can refer to a store of secrets")
+            raise _Left
+        if not self.stores.wanted(found.where):
+            raise _Left(known=True)
+        before = len(self.stores.given)
+        value = self.replaced(found.value, found.where, fault)
+        try:
+            return convert(field, value)
+        except Wrong as exc:
+            reason = str(exc)
+            for text in self.stores.given[before:]:
+                if text:  # a short one is not hidden elsewhere
+                    reason = reason.replace(repr(text), "***").replace(text, "***")
+            fault(f"{found.where}{exc.where}: {reason}")
+            raise _Left from None
+
+    def replaced(self, value: Any, where: str, fault: Report) -> Any:
+        """Return a value with its texts looked up."""
+        failed = left = False
+        texts: dict[str, str] = {}
+        for place, text in texts_in(value, where):
+            if not is_reference(text):
+                continue
+            try:
+                found = self.stores.resolve(text)
+            except SecretError as exc:
+                failed = True
+                line = f"{place}: {exc}"
+                if exc.passing:
+                    self.passing.add(line)
+                fault(line)
+                continue
+            left = left or found is None
+            if found == "":
+                self.warnings.append(f"{place}: the store has an empty text for it")
+            texts[text] = found or ""
+        if failed or left:
+            raise _Left(known=not failed)
+        return _with(value, texts)
+
+    def text(self, value: Any, where: str, fault: Report) -> Any:
+        """Return a text that decides how the others are read."""
+        if isinstance(value, Unresolved):
+            value, where = value.value, value.where
+        if not is_reference(value) or not self.stores.wanted(where):
+            return value
+        try:
+            return self.replaced(value, where, fault)
+        except _Left:
+            return ""
+
+    def may_pass(self, faults: list[str]) -> bool:
+        """Whether these faults may go by themselves, all of them."""
+        return bool(faults) and self.passing.issuperset(faults)
+
+    # The root
 
     def root(self, raw: dict[str, Any]) -> RootOptions:
         """Return the options outside the pumps."""
         fault = self.faults.append
         level = (self.variables.get("TYK_LOGLEVEL") or "").lower()
         # Once this variable says the level, nobody looks at the other places.
-        skip = ("pumps", "uptime_pump_config", *(("log_level",) if level else ()))
+        skip = ("pumps", "uptime_pump_config", "kv", *(("log_level",) if level else ()))
         values = self.read(RootOptions, raw, "", fault, skip)
         storage = values.setdefault("analytics_storage_config", {})
         environment.overlay(
@@ -230,7 +367,7 @@ class _Loader:
             environment.PREFIX,
             self.variables,
             fault,
-            skip=("analytics_storage_config", "kv", *skip),
+            skip=("analytics_storage_config", *skip),
         )
         kind = type(RootOptions().analytics_storage_config)
         for prefix in environment.STORAGE_PREFIXES:
@@ -266,8 +403,6 @@ class _Loader:
                 )
         if values.get("purge_chunk") == -1:
             self.warnings.append("purge_chunk: -1 means 0, no limit")
-        if (self.variables.get("TYK_PMP_KV_STORES") or "").strip() or values.get("kv"):
-            self.warnings.append("kv: stores of secrets are not in this version")
 
     def look_at_statsd(self, place: str) -> None:
         """See whether our own metrics, which are wanted, have a place to go to."""
@@ -332,10 +467,12 @@ class _Loader:
     ) -> PumpConfig | None:
         """Return one pump, with its faults, or None where it has no known type."""
         faults: list[str] = []
+        given = len(self.stores.given)
         place = f"pumps.{written}"
         prefix = f"{environment.PUMPS}_{name}"
         frame = self.read(PumpFrame, body, place, faults.append)
-        in_body = str(frame.pop("type", "")).lower()
+        told = self.text(frame.pop("type", ""), place, faults.append)
+        in_body = str(told).lower()
         kind, by_env = self.type_of(name, in_body, by_env, in_file)
         if kind is None:
             return None
@@ -378,9 +515,15 @@ class _Loader:
             type=kind,
             meta=meta,
             options=None if faults else options,
-            fault="\n".join(faults),
+            fault=log.masked("\n".join(faults)),
+            passing=self.may_pass(faults),
+            secrets=self.given_since(given),
             **common,
         )
+
+    def given_since(self, number: int) -> tuple[Secret, ...]:
+        """Return what stores have given since they had given so many texts."""
+        return tuple(map(Secret, dict.fromkeys(self.stores.given[number:])))
 
     def type_of(
         self, name: str, in_body: str, by_env: bool, in_file: bool
@@ -410,7 +553,8 @@ class _Loader:
     ) -> tuple[dict[str, Any], Any]:
         """Return a pump's own options, as written and typed."""
         lowered = {key.lower(): value for key, value in raw.items()}
-        in_file = lowered.get("meta_env_prefix")
+        where = f"{place}.meta_env_prefix"
+        in_file = self.text(lowered.get("meta_env_prefix"), where, faults.append)
         shared = environment.meta_prefix(kind)
         prefix = own or (in_file if isinstance(in_file, str) else "") or shared
         try:
@@ -437,7 +581,7 @@ class _Loader:
         )
         environment.fall_back(options_type, values, self.variables, faults.append)
         options = self.build(options_type, values, place, faults.append)
-        return {**_normalised(options_type, raw), **values}, options
+        return {**_normalised(options_type, raw), **_as_written(values)}, options
 
     # The uptime pump
 
@@ -452,6 +596,7 @@ class _Loader:
         if not raw and not spoken:
             return None
         faults: list[str] = []
+        given = len(self.stores.given)
         if raw is not None and not isinstance(raw, dict):
             faults.append(f"{place}: expected an object, got {_kind(raw)}")
             raw = {}
@@ -481,14 +626,17 @@ class _Loader:
             meta.pop("collection_name", None)
         environment.fall_back(options_type, meta, self.variables, faults.append)
         options = self.build(options_type, meta, place, faults.append)
-        return uptime_pump(kind, faults, meta, options)
+        found = uptime_pump(kind, faults, _as_written(meta), options)
+        found.passing = self.may_pass(faults)
+        found.secrets = self.given_since(given)
+        return found
 
     def uptime_type(self, in_file: Any, place: str, faults: list[str]) -> str:
         """Return the pump that is meant: SQL's where that is said, else Mongo's."""
         name = f"{environment.UPTIME}_UPTIMETYPE"
         said = self.variables.get(name)
         where = f"{place}.uptime_type" if said is None else name
-        said = in_file if said is None else said
+        said = self.text(in_file if said is None else said, where, faults.append)
         if said is not None and not isinstance(said, str):
             faults.append(f"{where}: expected str, got {_kind(said)}")
         elif said not in (None, "", "mongo", "sql"):
@@ -532,11 +680,41 @@ class _Loader:
                 )
 
 
-def load(path: str | None, environ: Mapping[str, str]) -> Config:
-    """Read the file, if any, and the environment."""
+def hide_secrets(config: Config) -> None:
+    """Mask all secrets of a configuration in what this process says."""
+    log.hide_secrets(config.root)
+    for pump in config.pumps:
+        log.hide_secrets([pump.options, pump.secrets])
+
+
+def load(
+    path: str | None,
+    environ: Mapping[str, str],
+    *,
+    remote: bool = True,
+    only: Container[str] | None = None,
+) -> Config:
+    """Read the file, if any, and the environment, and look up what they refer to.
+
+    Without `remote` no store over the network is asked; `only` names the options that
+    are looked up at all. What is not looked up stands there as it is written.
+    """
     variables = Variables(environ)
     loader = _Loader(variables)
     raw = loader.read_file(path)
+    loader.declare(raw, remote=remote, only=only)
+    try:
+        if only is None:
+            loader.stores.prove(loader.faults.append)
+        return _load(loader, raw, path, environ)
+    finally:
+        loader.stores.close()
+
+
+def _load(
+    loader: _Loader, raw: dict[str, Any], path: str | None, environ: Mapping[str, str]
+) -> Config:
+    variables = loader.variables
     root = loader.root(raw)
     found = loader.pumps(_member(raw, "pumps"))
     if not found:
@@ -559,9 +737,11 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
     return Config(
         root=root,
         pumps=found,
-        warnings=loader.warnings,
-        faults=loader.faults,
-        skipped=loader.skipped,
+        warnings=list(map(log.masked, loader.warnings)),
+        faults=list(map(log.masked, loader.faults)),
+        skipped=list(map(log.masked, loader.skipped)),
+        passing=loader.may_pass(loader.faults),
+        stores=list(loader.stores.uses.values()),
         path=path or "",
         uptime_left=_UPTIME_LEFT if left else "",
         demo_org=demo,
@@ -598,8 +778,27 @@ def uptime_pump(
         type=kind,
         meta=meta or {},
         options=None if faults else options,
-        fault="\n".join(faults),
+        fault=log.masked("\n".join(faults)),
     )
+
+
+def _as_written(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with references where they stood: never what they stand for."""
+    return {
+        key: value.value if isinstance(value, Unresolved) else value
+        for key, value in values.items()
+    }
+
+
+def _with(value: Any, texts: Mapping[str, str]) -> Any:
+    """Return a copy of a value in which these texts are others."""
+    if isinstance(value, str):
+        return texts.get(value, value)
+    if isinstance(value, dict):
+        return {key: _with(item, texts) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with(item, texts) for item in value]
+    return value
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -639,18 +838,6 @@ def _normalised(options: type[Options], raw: dict[str, Any]) -> dict[str, Any]:
         known[key.lower()].key if key.lower() in known else key.lower(): value
         for key, value in raw.items()
     }
-
-
-def references(value: Any, place: str) -> Iterator[str]:
-    """Yield the place of every reference to a store of secrets."""
-    if isinstance(value, str) and is_reference(value):
-        yield place
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from references(item, f"{place}.{key}")
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from references(item, f"{place}[{index}]")
 
 
 _KINDS = {

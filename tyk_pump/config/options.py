@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from tyk_pump.log import masked
+
 
 def doc(
     text: str,
@@ -28,6 +30,7 @@ def doc(
     numeral: bool = False,
     variable: str | None = None,
     bare: str | None = None,
+    literal: bool = False,
 ) -> msgspec.Meta:
     """Describe an option.
 
@@ -38,7 +41,8 @@ def doc(
     the default. A `numeral` is a whole number that the file may also hold as a text.
     `variable` names what is asked in the environment where no other place says more
     than an empty text: a variable of the back end's own programs. `bare` is a variable
-    for all pumps with this option; one of the pump wins over it.
+    for all pumps with this option; one of the pump wins over it. The texts of a
+    `literal` never refer to a store of secrets.
     """
     extra: dict[str, Any] = {"doc": True}
     if env is not None:
@@ -57,6 +61,8 @@ def doc(
         extra["variable"] = variable
     if bare is not None:
         extra["bare"] = bare
+    if literal:
+        extra["literal"] = True
     limits: dict[str, Any] = {"gt": gt, "ge": ge, "le": le, "min_length": min_length}
     given = {name: limit for name, limit in limits.items() if limit is not None}
     meta: msgspec.Meta = msgspec.Meta(description=text, extra=extra, **given)
@@ -111,6 +117,10 @@ def dec_hook(kind: type, value: Any) -> Any:
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all options."""
+
+    def __repr__(self) -> str:
+        # Any text may come from a store of secrets.
+        return masked(super().__repr__())
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong) for what no single value shows."""

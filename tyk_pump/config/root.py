@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from tyk_pump import secrets
 from tyk_pump.config.options import Options, Seconds, Secret, doc
 
 TLS_VERSIONS = ("1.0", "1.1", "1.2", "1.3")
@@ -276,7 +277,40 @@ class PumpFrame(Options, frozen=True, kw_only=True):
     workers: Annotated[
         int, doc("Processes of this pump; each takes its share of the records.", ge=1)
     ] = 1
-    meta: Annotated[dict[str, Any], doc("Options of the pump's own type.")] = {}
+    meta: Annotated[
+        dict[str, Any], doc("Options of the pump's own type.", literal=True)
+    ] = {}
+
+
+class StoreOptions(Options, frozen=True, kw_only=True):
+    """One store of secrets."""
+
+    type: Annotated[str, doc("What it is.", choices=tuple(secrets.REGISTRY))]
+    required: Annotated[
+        bool, doc("Do not start when it cannot be used, even if nothing refers to it.")
+    ] = False
+    config: Annotated[
+        dict[str, Any],
+        doc("Where it is and who asks, by its type.", literal=True),
+    ] = {}
+
+
+class KvOptions(Options, frozen=True, kw_only=True):
+    """Stores of secrets."""
+
+    stores: Annotated[
+        dict[str, StoreOptions],
+        doc(
+            "The stores, each under its name.",
+            example={
+                "local": {
+                    "type": "file",
+                    "required": False,
+                    "config": {"base_path": "/run/secrets"},
+                }
+            },
+        ),
+    ] = {}
 
 
 class PumpConfig(msgspec.Struct, kw_only=True):
@@ -299,6 +333,10 @@ class PumpConfig(msgspec.Struct, kw_only=True):
     """The type's own options, or None where there is a fault."""
     fault: str = ""
     """Why this pump cannot start; empty when it can."""
+    passing: bool = False
+    """Whether that may change by itself: a store of secrets does not answer."""
+    secrets: tuple[Secret, ...] = ()
+    """What stores have given for these options, to be hidden in every line."""
 
     def __repr__(self) -> str:
         # Without `meta`: it holds secrets as the operator wrote them.
@@ -326,7 +364,10 @@ class RootOptions(Options, frozen=True, kw_only=True):
     ] = RedisOptions()
     uptime_pump_config: Annotated[
         dict[str, Any],
-        doc("Where uptime reports go, see below. Without it they stay in Redis."),
+        doc(
+            "Where uptime reports go, see below. Without it they stay in Redis.",
+            literal=True,
+        ),
     ] = {}
     dont_purge_uptime_data: Annotated[
         bool, doc("Leave uptime reports in Redis, for whoever else takes them.")
@@ -384,7 +425,9 @@ class RootOptions(Options, frozen=True, kw_only=True):
         bool,
         doc("Without effect; write it beside each pump.", env="DECODERAWRESPONSE"),
     ] = False
-    kv: Annotated[dict[str, Any], doc("Stores of secrets; not in this version.")] = {}
+    kv: Annotated[KvOptions, doc("Stores of secrets, which any text may refer to.")] = (
+        KvOptions()
+    )
     state_dir: Annotated[
         str, doc("Folder of our own state; empty means the place for such things.")
     ] = ""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import connection
@@ -13,11 +15,11 @@ from typing import Any
 import msgspec
 
 import tyk_pump
-from tyk_pump import cursors, log
+from tyk_pump import backoff, cursors, log
 from tyk_pump.admin.control import ControlServer
 from tyk_pump.admin.http import AdminServer
 from tyk_pump.clock import Clock
-from tyk_pump.config.load import Config, load
+from tyk_pump.config.load import Config, hide_secrets, load
 from tyk_pump.config.root import PumpConfig
 from tyk_pump.coordinator import instrumentation, notify
 from tyk_pump.coordinator.demo_options import DemoOptions
@@ -25,7 +27,7 @@ from tyk_pump.coordinator.instrumentation import Instrumentation
 from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Lane, Sent, Span
 from tyk_pump.coordinator.lifeline import Lifeline
-from tyk_pump.coordinator.reload import keep_fixed, same_for_workers
+from tyk_pump.coordinator.reload import keep_fixed, keep_running, same_for_workers
 from tyk_pump.coordinator.replay import Replays
 from tyk_pump.coordinator.report import pump_snapshot
 from tyk_pump.coordinator.settling import Settler, outdated
@@ -50,6 +52,8 @@ DRAIN_SHARE = 0.6
 STOP_SHARE = 0.9
 """Share of it after which all workers are told to leave."""
 COMMAND_SECONDS = 30.0
+LOOK_SECONDS = 5.0
+"""First pause before a store of secrets is asked again."""
 RETIRE_SECONDS = 2.0
 """What a worker gets to finish its write when its pump is changed or removed."""
 
@@ -100,6 +104,11 @@ class Coordinator:
         self._stopping = False
         self._leaving: list[WorkerHandle] = []
         self._announced = False
+        self._waiting = {pump.name: pump for pump in config.pumps if pump.passing}
+        """Pumps that wait for a store of secrets."""
+        self._looks = 1
+        self._next_look = math.inf
+        self._plan_look()
         self.snapshot = self._take_snapshot()
 
     # The whole run
@@ -143,14 +152,12 @@ class Coordinator:
             now = self.clock.monotonic()
             if self.signals.reload:
                 self.signals.reload = 0
-                try:
-                    self._reload_configuration()
-                except (ConfigError, StateError) as exc:
-                    reason = {"reason": str(exc)}
-                    logger.error("configuration is not taken over", extra=reason)
+                self._read_again()
             if now >= next_tick:
                 next_tick = now + 1.0
                 self._tick()
+            if now >= self._next_look:
+                self._read_again(command="look again")
             if now >= next_purge or self._lifeline.recovering:
                 next_purge = now + self.root.purge_delay
                 self._purge()
@@ -381,6 +388,9 @@ class Coordinator:
     def _answer_requests(self) -> None:
         while not self._requests.empty():
             command, arguments, future = self._requests.get()
+            if command == "reload":
+                self._read_again(future)
+                continue
             try:
                 future.set_result(self._do(command, arguments))
             except (ConfigError, SourceError, StateError) as exc:
@@ -394,8 +404,10 @@ class Coordinator:
             case "stop":
                 self.signals.stop += 1
                 return {"stopping": True}
-            case "reload":
-                return self._reload_configuration()
+            case "take over":
+                return self._take_over(arguments["config"])
+            case "look again":
+                return self._look_again(arguments["config"])
             case "dead-letters.replay":
                 self._replay_next = 0.0
                 pump, ids = str(arguments.get("pump") or ""), arguments.get("ids")
@@ -423,13 +435,69 @@ class Coordinator:
             raise SourceError(self._lifeline.error)
         return {"forgotten": forgotten}
 
-    def _reload_configuration(self) -> dict[str, list[str]]:
-        """Read the configuration again; pumps that did not change keep running."""
-        config = self._reload()
+    def _read_again(
+        self, future: Future[Any] | None = None, command: str = "take over"
+    ) -> None:
+        """Read the configuration aside: a silent store of secrets must hold up nobody.
+
+        What is read comes back as a request.
+        """
+        self._next_look = math.inf
+        answered: Future[Any] = future or Future()
+
+        def read() -> None:
+            try:
+                arguments = {"config": self._reload()}
+            except Exception as exc:
+                # The outermost loop of this thread.
+                logger.exception("configuration is not taken over")
+                self._next_look = self.clock.monotonic() + 60.0
+                answered.set_exception(ConfigError(f"{type(exc).__name__}: {exc}"))
+                return
+            self._requests.put((command, arguments, answered))
+            self.signals.wake()
+
+        threading.Thread(target=read, name="reload", daemon=True).start()
+
+    def _look_again(self, config: Config) -> None:
+        """Take over the pumps for whose secrets a store answers by now, only these."""
+        new = {pump.name: pump for pump in config.pumps}
+        for name, waiting in list(self._waiting.items()):
+            pump = new.get(name)
+            if pump is None or pump.passing or pump.meta != waiting.meta:
+                continue
+            del self._waiting[name]
+            log.hide_secrets([pump.options, pump.secrets])
+            workers = [w for w in self.workers if w.config.name == name]
+            if all(worker.config == pump for worker in workers):
+                continue
+            logger.info("secrets are there", extra={"pump": name})
+            self._retire(workers)
+            self.workers = [w for w in self.workers if w not in workers]
+            self.make_workers([pump])
+        self._looks += 1
+        self._plan_look()
+
+    def _plan_look(self) -> None:
+        """Ask stores of secrets again, after a growing pause, while pumps need it."""
+        pause = backoff.delay(self._looks, initial=LOOK_SECONDS, ceiling=60.0)
+        now = self.clock.monotonic()
+        self._next_look = now + pause if self._waiting else math.inf
+
+    def _take_over(self, config: Config) -> dict[str, list[str]]:
+        """Take over a configuration; pumps that did not change keep running."""
+        self._plan_look()
         if config.faults:
             for fault in config.faults:
                 logger.error("configuration is not taken over", extra={"reason": fault})
             return {"faults": config.faults, "warnings": config.warnings, "changed": []}
+        self._waiting = {pump.name: pump for pump in config.pumps if pump.passing}
+        running = {worker.config.name: worker.config for worker in self.workers}
+        for name in keep_running(config, running):
+            reason = f"{self._waiting[name].fault}; the pump keeps what it has"
+            config.warnings.extend(reason.splitlines())
+        self._looks = 1
+        self._plan_look()
         for warning in config.warnings:
             logger.warning(warning)
         same = same_for_workers(self.root, config.root)
@@ -445,7 +513,7 @@ class Coordinator:
             log.chosen_format(self.root, self._environ),
             log.chosen_level(self.root, self._environ),
         )
-        log.hide_secrets([self.root, *(pump.options for pump in config.pumps)])
+        hide_secrets(config)
         fresh = [pump for pump in config.pumps if pump.name not in kept]
         self.make_workers(fresh)
         if self._lifeline.source is not None:

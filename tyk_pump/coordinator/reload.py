@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from tyk_pump.config.root import RootOptions
+from tyk_pump.config.load import Config
+from tyk_pump.config.root import PumpConfig, RootOptions
 
 logger = logging.getLogger(__name__)
 
@@ -44,3 +46,19 @@ def keep_fixed(present: RootOptions, new: RootOptions) -> RootOptions:
 def same_for_workers(present: RootOptions, new: RootOptions) -> bool:
     """Say whether no option has changed that every worker was started with."""
     return all(getattr(present, name) == getattr(new, name) for name in SHARED)
+
+
+def keep_running(config: Config, running: Mapping[str, PumpConfig]) -> list[str]:
+    """Put what runs in the place of pumps whose store of secrets does not answer.
+
+    Only where the operator has written nothing else by now. Return their names.
+    """
+    kept = []
+    for index, pump in enumerate(config.pumps):
+        old = running.get(pump.name)
+        if not pump.passing or old is None or old.fault:
+            continue
+        if (old.type, old.meta) == (pump.type, pump.meta):
+            config.pumps[index] = old
+            kept.append(pump.name)
+    return kept

@@ -167,7 +167,7 @@ class HttpClient:
             urllib3.exceptions.HTTPError,
             OSError,
         ) as exc:
-            raise Unreachable(f"{place(url)}: {_cause(exc)}") from exc
+            raise Unreachable(f"{place(url)}: {cause(exc)}") from exc
         if reply.status not in accept:
             _raise_for(reply, url)
         return reply
@@ -207,14 +207,42 @@ class HttpClient:
         return self._proxies[origin]
 
 
+def driver_session(
+    url: str, options: TlsOptions, *, retries: int = 0, ca_folder: str = ""
+) -> requests.Session:
+    """Return a session for a driver that brings requests of its own to this address.
+
+    It has our TLS and proxies. A refused connection and a failing server are tried
+    again so often.
+    """
+    session = requests.Session()
+    session.trust_env = False
+    session.headers["User-Agent"] = f"tyk-pump/{__version__}"
+    session.proxies = requests.utils.get_environ_proxies(url, None)
+    again = urllib3.Retry(
+        retries,
+        backoff_factor=0.1,
+        status_forcelist=(429, 500, 502, 503, 504),
+        raise_on_status=False,
+        redirect=None,
+    )
+    adapter = _Adapter(options, 2, max_retries=again)
+    if ca_folder:
+        adapter.context.load_verify_locations(capath=ca_folder)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
 class _Adapter(HTTPAdapter):
     """Makes connections with our SSL context and nothing of the process's own."""
 
-    def __init__(self, options: TlsOptions, connections: int) -> None:
-        self._tls: dict[str, Any] = {"ssl_context": tls.context(options)}
+    def __init__(self, options: TlsOptions, connections: int, **how: Any) -> None:
+        self.context = tls.context(options)
+        self._tls: dict[str, Any] = {"ssl_context": self.context}
         if options.ssl_server_name:
             self._tls["server_hostname"] = options.ssl_server_name
-        super().__init__(pool_connections=connections, pool_maxsize=connections)
+        super().__init__(pool_connections=connections, pool_maxsize=connections, **how)
 
     def build_connection_pool_key_attributes(
         self, request: Any, verify: Any, cert: Any = None
@@ -363,7 +391,7 @@ def _retry_after(text: str) -> float | None:
         return None
 
 
-def _cause(exc: BaseException) -> str:
+def cause(exc: BaseException) -> str:
     """Return the innermost reason: the outer ones repeat the address, query and all."""
     if isinstance(exc, requests.exceptions.ProxyError):
         return f"the proxy does not serve us: {_innermost(exc)}"

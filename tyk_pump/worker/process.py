@@ -62,7 +62,9 @@ def main(assignment: Assignment, end: WorkerEnd) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     faulthandler.enable()
     log.setup(assignment.log_format, assignment.log_level)
-    log.hide_secrets([assignment.root, assignment.pump.options])
+    log.hide_secrets(
+        [assignment.root, assignment.pump.options, assignment.pump.secrets]
+    )
     threading.Thread(target=_beat, args=(end.slot,), daemon=True).start()
     name = assignment.pump.name
     try:
