@@ -24,7 +24,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the process's logging and zone as they were."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    monkeypatch.setattr(log, "_hidden", ())
+    monkeypatch.setattr(log, "_hidden", {})
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
@@ -139,6 +139,33 @@ def test_the_banner_appears_at_every_level(capsys: pytest.CaptureFixture[str]) -
     log.banner("1.2.3")
     line = capsys.readouterr().err
     assert 'level=info message="## Tyk Pump, v1.2.3 ##" prefix=main' in line
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "a b/c\"d'é\\e",
+        "a%20b/c%22d'%C3%A9%5Ce",
+        "a%20b%2fc%22d%27%c3%a9%5ce",
+        "a+b%2Fc%22d%27%C3%A9%5Ce",
+        repr("a b/c\"d'é\\e")[1:-1],
+        json.dumps("a b/c\"d'é\\e")[1:-1],
+        "a b/c&quot;d&#x27;é\\e",
+    ],
+)
+def test_secrets_are_masked_in_every_form(said: str) -> None:
+    """Addresses, quotes and HTML write some characters in ways of their own."""
+    log.hide(["a b/c\"d'é\\e", "longest-first", "longest-f"])
+    assert log.masked(f"<{said}>") == "<***>"
+    assert log.masked("longest-first!") == "***!"
+    assert log.masked("longest-f!") == "***!"
+
+
+def test_each_line_of_a_secret_is_masked() -> None:
+    """A part of a key is a part of the secret; its frame is not."""
+    log.hide(["-----BEGIN KEY-----\nMIIabcdefg\n-----END KEY-----\n"])
+    assert log.masked("at MIIabcdefg") == "at ***"
+    assert log.masked("-----BEGIN KEY-----") == "-----BEGIN KEY-----"
 
 
 def test_secrets_are_masked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ every value given to `hide`, is masked before a line leaves the process.
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import re
@@ -16,7 +17,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 from tyk_pump.errors import ConfigError
 
@@ -77,7 +78,8 @@ _PREFIXES = {
 
 SHORTEST: Final = 4
 """Characters of the shortest secret that is masked."""
-_hidden: tuple[str, ...] = ()
+_SAME_EVERYWHERE: Final = re.compile(r"[A-Za-z0-9_]+")
+_hidden: dict[str, re.Pattern[str] | None] = {}
 """The longest first: one may be the beginning of another."""
 
 
@@ -138,38 +140,50 @@ def banner(version: str) -> None:
 
 
 def hide(values: Iterable[str]) -> None:
-    """Mask these secrets in every later line."""
-    _set_hidden({*_hidden, *_all_forms(values)})
+    """Mask these secrets in every later line, each line of one for itself, too."""
+    _set_hidden({*_hidden, *_parts(values)})
 
 
 def show(values: Iterable[str]) -> None:
     """Mask these no longer: they open nothing any more."""
-    _set_hidden({*_hidden} - {*_all_forms(values)})
+    _set_hidden({*_hidden} - {*_parts(values)})
+
+
+def _parts(values: Iterable[str]) -> Iterator[str]:
+    for value in values:
+        lines = [line.strip() for line in value.splitlines()]
+        # Not what stands in every PEM file.
+        long = [line for line in lines if len(line) >= 8 and line[:5] != "-----"]
+        for text in (value, value.strip(), *long):
+            # Masking a very short value would garble every line and hide nothing.
+            if len(text) >= SHORTEST:
+                yield text
 
 
 def _set_hidden(values: set[str]) -> None:
     global _hidden
-    _hidden = tuple(sorted(values, key=len, reverse=True))
+    _hidden = {
+        value: _pattern(value) for value in sorted(values, key=len, reverse=True)
+    }
 
 
-def _all_forms(values: Iterable[str]) -> Iterator[str]:
-    for value in values:
-        yield from _forms(value)
+def _pattern(value: str) -> re.Pattern[str] | None:
+    """Return what finds a secret in addresses, in quotes and in HTML; None where it
+    looks the same everywhere."""
+    if _SAME_EVERYWHERE.fullmatch(value):
+        return None
+    return re.compile("".join(map(_forms, value)))
 
 
-def _forms(value: str) -> Iterator[str]:
-    """Yield what a secret looks like in messages, each line of it for itself, too."""
-    lines = [line.strip() for line in value.splitlines()]
-    parts = [line for line in lines if len(line) >= 8 and not line.startswith("-----")]
-    for text in {value, value.strip(), *parts}:
-        # Masking a very short value would garble every line and hide nothing.
-        if len(text) >= SHORTEST:
-            yield text
-            yield repr(text)[1:-1]
-            yield json.dumps(text)[1:-1]
-            yield quote(text, errors="replace")
-            yield quote(text, safe="", errors="replace")
-            yield quote_plus(text, errors="replace")
+def _forms(char: str) -> str:
+    if _SAME_EVERYWHERE.match(char):
+        return char
+    code = quote(char, safe="", errors="replace")
+    forms = {char, code, code.lower(), f"\\{char}", html.escape(char)}
+    forms |= {repr(char)[1:-1], json.dumps(char)[1:-1]}
+    if char == " ":
+        forms.add("+")
+    return f"(?:{'|'.join(map(re.escape, sorted(forms, key=len, reverse=True)))})"
 
 
 def hide_secrets(options: Any) -> None:
@@ -189,8 +203,10 @@ def hide_secrets(options: Any) -> None:
 
 def masked(text: str) -> str:
     """Return the text without hidden values and without passwords in addresses."""
-    for value in _hidden:
-        if value in text:
+    for value, pattern in _hidden.items():
+        if pattern is not None:
+            text = pattern.sub("***", text)
+        elif value in text:
             text = text.replace(value, "***")
     if "://" in text:
         text = _USERINFO.sub("***@", text)

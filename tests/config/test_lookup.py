@@ -61,7 +61,7 @@ class Distant:
 @pytest.fixture(autouse=True)
 def hidden(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test hides its secrets from another's messages."""
-    monkeypatch.setattr(log, "_hidden", ())
+    monkeypatch.setattr(log, "_hidden", {})
     yield
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.servers import mariadb, postgres
+from tests.servers.consul import Consul
 from tests.servers.database import Databases
 from tests.servers.elasticmq import ElasticMq
 from tests.servers.gelf import GelfReader
@@ -35,8 +36,39 @@ from tests.servers.statsd import Statsd
 from tests.servers.syslogng import SyslogNg
 from tests.servers.telegraf import Telegraf
 from tests.servers.tls import Authority
+from tests.servers.vault import Vault
 
 S = TypeVar("S", bound=Server)
+
+
+@pytest.fixture(scope="session")
+def _shared_consul(
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority
+) -> Iterator[Consul]:
+    with Consul(tmp_path_factory.mktemp("consul"), authority) as server:
+        yield server
+
+
+@pytest.fixture
+def consul(_shared_consul: Consul) -> Consul:
+    """A Consul agent with an ACL, with and without TLS."""
+    _shared_consul.renew()
+    return _shared_consul
+
+
+@pytest.fixture(scope="session")
+def _shared_vault(
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority
+) -> Iterator[Vault]:
+    with Vault(tmp_path_factory.mktemp("vault"), authority) as server:
+        yield server
+
+
+@pytest.fixture
+def vault(_shared_vault: Vault) -> Vault:
+    """OpenBao over TLS, unsealed."""
+    _shared_vault.renew()
+    return _shared_vault
 
 
 @pytest.fixture

@@ -19,6 +19,10 @@ _TELEGRAF_TAGS = (
 )
 
 
+_DISCOVER = "discover"
+"""Stands in for a module that brings the clients of a dozen clouds along."""
+
+
 def _build(folder: Path, *, name: str, package: str, tags: str) -> None:
     # Exact versions only: the lists of versions are never asked for.
     environment = {
@@ -28,7 +32,8 @@ def _build(folder: Path, *, name: str, package: str, tags: str) -> None:
     }
     program = folder / name
     with tempfile.TemporaryDirectory() as work:
-        shutil.copytree(_SOURCES / name, work, dirs_exist_ok=True)
+        for each in (name, _DISCOVER):
+            shutil.copytree(_SOURCES / each, Path(work, each))
         subprocess.run(
             [
                 "go",
@@ -41,7 +46,7 @@ def _build(folder: Path, *, name: str, package: str, tags: str) -> None:
                 str(program),
                 package,
             ],
-            cwd=work,
+            cwd=Path(work, name),
             env=environment,
             check=True,
         )
@@ -49,6 +54,8 @@ def _build(folder: Path, *, name: str, package: str, tags: str) -> None:
 
 def _artefact(name: str, version: str, package: str = ".", tags: str = "") -> Artefact:
     sources = sorted((_SOURCES / name).iterdir())
+    if f"../{_DISCOVER}" in (_SOURCES / name / "go.mod").read_text():
+        sources += sorted((_SOURCES / _DISCOVER).rglob("*.*"))
     recipe = "\n".join([tags, *(source.read_text() for source in sources)])
     build = partial(_build, name=name, package=package, tags=tags)
     return Artefact(name, version, ("go",), build, recipe)
@@ -63,5 +70,14 @@ TELEGRAF = _artefact(
     "github.com/influxdata/telegraf/cmd/telegraf",
     _TELEGRAF_TAGS,
 )
+CONSUL = _artefact("consul", "1.19.2")
+VAULT = _artefact("vault", "2.4.0")
 
-ARTEFACTS: tuple[Artefact, ...] = (FERRETDB, GELF, HEC, TELEGRAF)
+ARTEFACTS: tuple[Artefact, ...] = (
+    CONSUL,
+    FERRETDB,
+    GELF,
+    HEC,
+    TELEGRAF,
+    VAULT,
+)

@@ -194,7 +194,7 @@ def fall_back(
 ) -> None:
     """Ask the variables of other programs for what nobody has said."""
     for field in fields_of(options):
-        if not field.variable or values.get(field.name) not in (None, ""):
+        if not field.variable or values.get(field.name) not in (None, "", Secret()):
             continue
         try:
             if text := variables.get(field.variable):

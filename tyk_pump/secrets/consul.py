@@ -120,8 +120,8 @@ class ConsulStore:
 
     def read(self, path: str) -> str:
         """Return the text of a key."""
-        import consul
         import requests
+        from consul import exceptions
 
         try:
             _, found = self._client.kv.get(
@@ -130,11 +130,17 @@ class ConsulStore:
                 token=self._options.token.reveal() or None,
                 dc=self._options.datacenter or None,
             )
-        except (consul.ACLPermissionDenied, consul.ACLDisabled) as exc:
+        except (exceptions.ACLPermissionDenied, exceptions.ACLDisabled) as exc:
             raise SecretError("is refused: permission denied") from exc
-        except (consul.base.BadRequest, consul.base.ClientError) as exc:
-            raise SecretError(f"is refused: {str(exc)[:300]}") from exc
-        except consul.ConsulException as exc:
+        except (exceptions.BadRequest, exceptions.ClientError) as exc:
+            said = str(exc)[:300]
+            raise SecretError(
+                f"is refused: {said}", passing=said.startswith(("408", "429"))
+            ) from exc
+        except exceptions.ConsulException as exc:
+            if exc.__cause__ is not None:
+                # An answer in a form that is not Consul's; the driver quotes it.
+                raise SecretError("the answer is not Consul's", passing=True) from exc
             reason = f"cannot be had now: {str(exc)[:300]}"
             raise SecretError(reason, passing=True) from exc
         except requests.RequestException as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Annotated, Any
@@ -11,6 +12,29 @@ from tyk_pump.config.options import Secret, doc
 from tyk_pump.errors import ConfigError, SecretError
 from tyk_pump.secrets.protocol import TrimmedOptions, Variable, trimmed, versioned
 
+_MAKERS = {
+    "service_account": (
+        "google.oauth2.service_account:Credentials.from_service_account_info"
+    ),
+    "authorized_user": (
+        "google.oauth2.credentials:Credentials.from_authorized_user_info"
+    ),
+    "external_account": "google.auth.identity_pool:Credentials.from_info",
+    "external_account/aws": "google.auth.aws:Credentials.from_info",
+    "external_account/executable": "google.auth.pluggable:Credentials.from_info",
+    "external_account_authorized_user": (
+        "google.auth.external_account_authorized_user:Credentials.from_info"
+    ),
+    "impersonated_service_account": (
+        "google.auth.impersonated_credentials:"
+        "Credentials.from_impersonated_service_account_info"
+    ),
+    "gdch_service_account": (
+        "google.oauth2.gdch_credentials:"
+        "ServiceAccountCredentials.from_service_account_info"
+    ),
+}
+"""Type of credentials -> what makes them of their JSON."""
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 
 
@@ -33,14 +57,7 @@ class GcpStoreOptions(TrimmedOptions, frozen=True, kw_only=True):
         str,
         doc(
             "What the credentials have to be; empty means any of these.",
-            choices=(
-                "service_account",
-                "authorized_user",
-                "external_account",
-                "external_account_authorized_user",
-                "impersonated_service_account",
-                "gdch_service_account",
-            ),
+            choices=tuple(kind for kind in _MAKERS if "/" not in kind),
         ),
     ] = ""
     credentials_file: Annotated[str, doc("File of the credentials.")] = ""
@@ -114,6 +131,9 @@ class GcpStore:
             from tyk_pump.transport.http import cause
 
             raise SecretError(f"no answer: {cause(exc)}", passing=True) from exc
+        except (LookupError, TypeError, ValueError) as exc:
+            # Words of the credentials themselves may stand in it.
+            raise SecretError("cannot be asked for: the credentials are bad") from exc
         return trimmed(text, options.trim_trailing_newline)
 
     def close(self) -> None:
@@ -150,25 +170,26 @@ class GcpStore:
         except ValueError:
             raise ConfigError(f"{key}: is no JSON") from None
         kind = found.get("type") if isinstance(found, dict) else None
-        if options.credentials_type and kind != options.credentials_type:
+        if kind not in _MAKERS:
+            raise ConfigError(f"{key}: names no type of credentials that is known")
+        if options.credentials_type not in ("", kind):
             raise ConfigError(f"{key}: is not of the type {options.credentials_type}")
-        return dict(found) if isinstance(found, dict) else {}
+        return dict(found)
 
     def _made(self) -> Any:
-        # Only some of its functions have types.
-        auth: Any = import_module("google.auth")
-        impersonated: Any = import_module("google.auth.impersonated_credentials")
         from google.cloud import secretmanager_v1
 
         options = self._options
         quota = options.quota_project_id or None
         if self._given is not None:
-            found, _ = auth.load_credentials_from_dict(
-                self._given, scopes=_SCOPES, quota_project_id=quota
-            )
+            found = _credentials(self._given)
+            if quota and hasattr(found, "with_quota_project"):
+                found = found.with_quota_project(quota)
         else:
+            auth: Any = import_module("google.auth")
             found, _ = auth.default(scopes=_SCOPES, quota_project_id=quota)
         if options.impersonate_service_account:
+            impersonated: Any = import_module("google.auth.impersonated_credentials")
             found = impersonated.Credentials(
                 found,
                 options.impersonate_service_account,
@@ -186,5 +207,27 @@ class GcpStore:
         )
 
 
+def _credentials(info: dict[str, Any]) -> Any:
+    """Return the credentials that these words of the operator describe.
+
+    Google's own way to do so without naming a type asks for the project, too, over
+    the network.
+    """
+    kind = str(info.get("type"))
+    if kind == "external_account":
+        source = info.get("credential_source")
+        if str(info.get("subject_token_type")).endswith(":aws4_request"):
+            kind = "external_account/aws"
+        elif isinstance(source, dict) and source.get("executable"):
+            kind = "external_account/executable"
+    module, _, maker = _MAKERS[kind].partition(":")
+    make: Any = import_module(module)
+    for name in maker.split("."):
+        make = getattr(make, name)
+    return make(info) if kind == "gdch_service_account" else make(info, scopes=_SCOPES)
+
+
 def _line(said: object) -> str:
-    return " ".join(str(said).split())[:300]
+    """Return what is said in one line, without the request that it repeats."""
+    line = " ".join(str(said).split())
+    return re.sub(r"^(GET|POST) \S+: ", "", line)[:300]
