@@ -11,7 +11,6 @@ import pytest
 from tests.golden import loader
 from tests.golden.deliver import deliver
 from tests.golden.loader import Case
-from tests.servers import free_port
 from tyk_pump.pumps.prometheus import PrometheusOptions, PrometheusPump
 from tyk_pump.pumps.protocol import Batch
 
@@ -39,14 +38,14 @@ def test_prometheus_case(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One scrape after each write is what the capture has."""
-    port = free_port()
     shown: list[Lines] = []
     write: Callable[[PrometheusPump, Batch], None] = PrometheusPump.write
 
     def and_scrape(pump: PrometheusPump, batch: Batch) -> None:
         write(pump, batch)
         path = "/env" if case.name == "env-meta" else pump._path
-        url = f"http://127.0.0.1:{port}{path}"
+        assert pump._server is not None
+        url = f"http://127.0.0.1:{pump._server.port}{path}"
         with urllib.request.urlopen(url) as answer:
             assert answer.headers["Content-Type"] == (
                 "text/plain; version=0.0.4; charset=utf-8"
@@ -54,7 +53,7 @@ def test_prometheus_case(
             shown.append(_lines(answer.read()))
 
     monkeypatch.setattr(PrometheusPump, "write", and_scrape)
-    live = {"host": "127.0.0.1", "prom_port": str(port)}
+    live = {"host": "127.0.0.1", "prom_port": "0"}
     done = deliver(case, live, tmp_path, monkeypatch)
     assert done.refused == {} and done.delivered + _filtered(done) == len(done.names)
     expected = case.expected("prom")
