@@ -201,8 +201,12 @@ class Journal:
 
     def _wanted(self, source: Source, windows: Windows) -> int:
         """Return how many bytes are to be copied now, about."""
-        _, records = source.backlog()
-        if not records:
+        records = sum(
+            stream.end - max(stream.trimmed, self.kept(stream.id))
+            for stream in source.streams.values()
+            if stream.claims
+        )
+        if records <= 0:
             self._relieving = self.full = False
             return 0
         if self.root.journal.type == "disk":
@@ -410,6 +414,11 @@ class Journal:
             return done
         self.frames -= count
         self.bytes -= freed
+        if count and not self.frames:
+            try:
+                self._store.shrink()
+            except StateError as exc:  # somebody reads it: the next time
+                logger.debug("state file stays large", extra={"reason": str(exc)})
         if count == disk.PRUNE_ROWS:
             self._prune_at = now
         return done

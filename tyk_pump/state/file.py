@@ -332,6 +332,15 @@ class StateFile:
                 ((stream, field) for field in fields),
             )
 
+    def vacuum(self) -> None:
+        """Write the file anew without its free pages."""
+        try:
+            db = self._connection()
+            db.execute("VACUUM")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as exc:
+            raise StateError(f"state file {self.path}: {exc}") from exc
+
     # --- inside ---
 
     @contextlib.contextmanager

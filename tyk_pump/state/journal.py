@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 PRUNE_ROWS: Final = 256
 """Frames removed in one transaction."""
+SHRINK_BYTES: Final = 64 << 20
+"""Free bytes in the file that are worth the work of writing it anew."""
 
 TABLES: Final = (
     # The data comes last: whoever reads the rest need not walk over it.
@@ -297,6 +299,16 @@ class FrameStore:
                 freed += size
             db.executemany("DELETE FROM frames WHERE rowid = ?", doomed)
         return len(doomed), freed
+
+    def shrink(self) -> None:
+        """Give the disk back the room of frames that are gone, where that is a lot."""
+        with self._file.transaction(write=False) as db:
+            free, total, size = (
+                db.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("freelist_count", "page_count", "page_size")
+            )
+        if free * size > SHRINK_BYTES and free > total * 3 // 4:
+            self._file.vacuum()
 
     def drop_parts(self, streams: Iterable[str]) -> None:
         """Forget parts of which nothing is left to deliver; their frames may stay."""

@@ -1,0 +1,253 @@
+"""Windows on the disk: who is where, after copies, crashes and other owners."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.source.world import FakeClock
+from tyk_pump import channel
+from tyk_pump.config.root import JournalOptions, RootOptions
+from tyk_pump.coordinator.journal import SCOPE, Journal
+from tyk_pump.coordinator.lanes import Span
+from tyk_pump.coordinator.windows import Windows
+from tyk_pump.cursors import Counts
+from tyk_pump.errors import LeaseLost, StateError
+from tyk_pump.source.claims import Claim, Progress, Stream, Window
+from tyk_pump.state.file import StateFile
+
+STREAM = "01J0000000000000000000000A"
+
+
+class Redis:
+    """A source with one stream whose claims have so many records."""
+
+    def __init__(self, *lengths: int, **cursors: int) -> None:
+        self.stream = Stream(id=STREAM, own=True)
+        for number, length in enumerate(lengths):
+            base = self.stream.end
+            claim = Claim("l", "msgpack", f"k{number}", base, length, total=length)
+            self.stream.claims[f"C{number}"] = claim
+            self.stream.end = base + length
+        self.stream.progress = {
+            field: Progress(position=position) for field, position in cursors.items()
+        }
+        self.stream.trimmed = min(cursors.values(), default=0)
+        self.streams = {STREAM: self.stream}
+        self.lease_end = 1e12
+        self.lost = False
+        self.reads: list[int] = []
+
+    def backlog(self) -> tuple[int, int]:
+        return len(self.stream.claims), self.stream.end - self.stream.trimmed
+
+    def renew(self) -> None:
+        raise LeaseLost("gone")
+
+    def read(self, stream: str, position: int, count: int) -> Window:
+        self.reads.append(position)
+        found = self.stream.find(position)
+        assert found is not None
+        end = min(position + count, found[1].end)
+        records = [b"r%d" % n for n in range(position, end)]
+        return Window(stream, "l", "msgpack", position, records)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[StateFile]:
+    """Yield a new state file."""
+    with contextlib.closing(StateFile(tmp_path / "state.sqlite")) as opened:
+        yield opened
+
+
+def make(state: StateFile, **options: Any) -> tuple[Journal, Windows]:
+    """Return a journal and the windows that read through it."""
+    root = RootOptions(
+        journal=JournalOptions(**{"type": "disk", **options}), window_records=10
+    )
+    journal = Journal(root, state, FakeClock())
+    return journal, Windows(root, journal.frame)
+
+
+def copy_all(journal: Journal, windows: Windows, source: Any) -> None:
+    """Copy until there is nothing to copy."""
+    while journal.copy(source, windows):
+        pass
+
+
+def positions(journal: Journal) -> dict[str, int]:
+    """Return where everyone is in the part on the disk."""
+    return {f: p.position for f, p in journal.parts[STREAM].progress.items()}
+
+
+def names(frame: Any) -> list[bytes]:
+    """Return the records of a frame."""
+    return list(channel.decode_frame(frame.data)[5])
+
+
+def test_all_is_copied_and_cursors_in_redis_stand_behind(state: StateFile) -> None:
+    """Everyone keeps their place: on the disk, or ahead of it in Redis."""
+    source: Any = Redis(30, 20, P=0, Q=35, R=50)
+    journal, windows = make(state)
+    copy_all(journal, windows, source)
+    assert journal.kept(STREAM) == 50 and journal.frames == len(source.reads)
+    assert {p.position for p in source.stream.progress.values()} == {50}
+    assert positions(journal) == {"P": 0, "Q": 35, "R": 50}
+    assert journal.parts[STREAM].trimmed == 0
+    again = make(state)[0]
+    assert positions(again) == positions(journal)
+    assert [(c.base, c.end) for c in again.parts[STREAM].claims.values()] == [
+        (0, 30),
+        (30, 50),
+    ]
+
+
+def test_only_what_is_too_much_is_copied(state: StateFile) -> None:
+    """With `redis` nothing is copied below the limit, and not much more beyond."""
+    source: Any = Redis(100, P=0)
+    journal, windows = make(state, type="redis", max_bytes=400)
+    assert not journal.copy(source, windows)  # nothing is known of the records' size
+    windows.frame(source, Span(STREAM, 0, 10))
+    copy_all(journal, windows, source)
+    copied = journal.kept(STREAM)
+    assert 0 < copied < 100
+    source.stream.trimmed = copied
+    assert not journal.copy(source, windows)
+    assert (100 - copied) * windows.mean <= 400
+
+
+def test_frames_of_the_disk_are_read_in_any_cut(state: StateFile) -> None:
+    """A lane's block or a suspect asks for less than a frame."""
+    source: Any = Redis(30, P=0)
+    journal, windows = make(state)
+    copy_all(journal, windows, source)
+    windows.clear()
+    reads = len(source.reads)
+    frame = windows.frame(source, Span(STREAM, 3, 30))
+    assert frame is not None and names(frame)[0] == b"r3" and frame.end <= 13
+    frame = windows.frame(source, Span(STREAM, 4, 6))
+    assert frame is not None and names(frame) == [b"r4", b"r5"]
+    assert journal.read(STREAM, 29).records == [b"r29"]
+    assert len(source.reads) == reads
+
+
+def test_who_was_ahead_in_redis_stays_ahead(state: StateFile) -> None:
+    """A part that grows later takes in those that had gone on in Redis."""
+    source: Any = Redis(30, 20, P=0, Q=0)
+    journal, windows = make(state, max_bytes=100)
+    copy_all(journal, windows, source)
+    kept = journal.kept(STREAM)
+    assert journal.full and kept < 50
+    part, stream = journal.parts[STREAM], source.stream
+    part.progress["Q"].position = kept  # settled, and goes on in Redis
+    stream.progress["Q"].position = kept + 4
+    stream.progress["Q"].counts = Counts(delivered=4)
+    journal.root = RootOptions(journal=JournalOptions(type="disk"), window_records=10)
+    copy_all(journal, windows, source)
+    assert positions(journal) == {"P": 0, "Q": kept + 4}
+    assert part.progress["Q"].counts == Counts(delivered=4)
+    assert stream.progress["Q"].position == 50
+    assert stream.progress["Q"].counts == Counts()
+
+
+def test_a_refusing_disk_changes_nothing(
+    state: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cursors stand where they stood, and it is tried again a second later."""
+    source: Any = Redis(30, P=0)
+    journal, windows = make(state)
+
+    def refuse(*_: Any) -> None:
+        raise StateError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal._store, "append", refuse)
+        assert not journal.copy(source, windows)
+    assert journal.error == "disk full" and not journal.parts
+    assert source.stream.progress["P"].position == 0
+    assert not journal.copy(source, windows)
+    journal._clock.ahead = 2.0  # type: ignore[attr-defined]
+    assert journal.copy(source, windows) and not journal.error
+
+
+def test_who_was_frozen_copies_nothing(state: StateFile) -> None:
+    """After the end of the lease others may have it all."""
+    source: Any = Redis(30, P=0)
+    source.lease_end = -1.0
+    journal, windows = make(state)
+    with pytest.raises(LeaseLost):
+        journal.copy(source, windows)
+    assert not journal.parts
+
+
+@pytest.mark.parametrize(
+    ("held", "holders", "gone", "divided"),
+    [
+        (True, [], False, False),
+        (True, ["me"], False, False),
+        (True, ["other"], False, True),
+        (False, [], False, True),
+        (False, [], True, False),
+    ],
+)
+def test_watermarks_are_apart_where_others_may_have_moved_them(
+    state: StateFile, held: bool, holders: list[str], gone: bool, divided: bool
+) -> None:
+    """After a start: what the rest of the stream has been through decides."""
+    source: Any = Redis(30, P=0)
+    journal, windows = make(state)
+    copy_all(journal, windows, source)
+    if gone:
+        journal.leaving(STREAM)
+    journal, windows = make(state)
+    source.stream.holders = frozenset(holders)
+    journal.compare(source.streams if held else {}, "me")
+    frame = windows.frame(source, Span(STREAM, 0, 30))
+    assert frame is not None
+    assert channel.decode_frame(frame.data)[6] == (SCOPE if divided else "")
+    assert make(state)[0].parts[STREAM].scope == (SCOPE if divided else "")
+
+
+def test_settled_parts_leave_nothing(state: StateFile) -> None:
+    """Cursors are written, frames go, and at last the part."""
+    source: Any = Redis(30, P=0)
+    journal, windows = make(state, type="redis", max_bytes=1)
+    windows.frame(source, Span(STREAM, 0, 10))
+    copy_all(journal, windows, source)
+    part = journal.parts[STREAM]
+    part.progress["P"].position = 30
+    journal.moved(STREAM, "P")
+    assert journal.due
+    journal.write(lambda stream: stream.progress["P"].position, ())
+    assert part.trimmed == 30 and not part.claims
+    assert journal.prune(source.streams) == []
+    assert journal.frames == journal.bytes == 0
+    assert make(state)[0].parts[STREAM].progress["P"].position == 30
+    journal._clock.ahead = 2.0  # type: ignore[attr-defined]
+    assert journal.prune({}) == [STREAM]
+    assert make(state)[0].parts == {}
+
+
+def test_what_is_not_written_is_not_settled(state: StateFile) -> None:
+    """While a row of the ledger is on no disk its cursor waits, and the frames stay."""
+    source: Any = Redis(30, P=0)
+    journal, windows = make(state)
+    copy_all(journal, windows, source)
+    journal.parts[STREAM].progress["P"].position = 30
+    journal.moved(STREAM, "P")
+    journal.write(lambda stream: 30, {(STREAM, "P")})
+    assert journal.parts[STREAM].trimmed == 0
+    assert make(state)[0].parts[STREAM].progress["P"].position == 0
+
+
+def test_a_removed_pump_is_owed_nothing_of_the_disk(state: StateFile) -> None:
+    """Its cursor goes from memory and from the file."""
+    source: Any = Redis(30, P=0, Q=0)
+    journal, windows = make(state)
+    copy_all(journal, windows, source)
+    journal.forget("Q")
+    assert positions(journal) == positions(make(state)[0]) == {"P": 0}
