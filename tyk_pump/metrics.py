@@ -103,6 +103,20 @@ PUMP_METRICS = (
         ("pump", "type"),
     ),
     Metric(
+        "tyk_pump_ledger_records",
+        "gauge",
+        "Records that the ledger has for this pump: claimed, and what became of them.",
+        "Alert when lost grows; `tyk-pump audit` explains the states.",
+        ("pump", "state"),
+    ),
+    Metric(
+        "tyk_pump_ledger_difference",
+        "gauge",
+        "Claimed records of which nobody knows what became; 0 while all is well.",
+        "Alert on anything but 0; run `tyk-pump audit --hours` and report it.",
+        PUMP,
+    ),
+    Metric(
         "tyk_pump_write_duration_seconds",
         "histogram",
         "Time for the writes of one frame, retries included.",
@@ -259,6 +273,12 @@ def _pump_samples(metric: Metric, pumps: Iterable[PumpSnapshot]) -> Iterator[Sam
     for pump in pumps:
         if metric.field:
             yield [pump.name], float(getattr(pump, metric.field))
+        elif metric.labels == PUMP:
+            yield [pump.name], float(pump.ledger.difference)
+        elif "state" in metric.labels:
+            for state, count in msgspec.structs.asdict(pump.ledger).items():
+                if state != "difference":
+                    yield [pump.name, state], float(count)
         else:
             yield [pump.name, pump.type], float(pump.state == "running")
 

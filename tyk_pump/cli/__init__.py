@@ -26,6 +26,7 @@ COMMANDS = {
     "schema": "tyk_pump.cli.options:schema",
     "dead-letters": "tyk_pump.cli.letters:letters",
     "claims": "tyk_pump.cli.claims:claims",
+    "audit": "tyk_pump.cli.audit:audit",
     "demo": "tyk_pump.cli.demo:demo",
 }
 """Command -> where it is; imported when it is called, so that each starts fast."""

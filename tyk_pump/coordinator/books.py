@@ -21,7 +21,7 @@ from tyk_pump.coordinator.lanes import Lane, add
 from tyk_pump.cursors import Counts
 from tyk_pump.source.claims import Claim, Progress, Source, Stream
 from tyk_pump.state.file import StateFile
-from tyk_pump.state.ledger import Ledger, Row
+from tyk_pump.state.ledger import Row
 from tyk_pump.ulid import ulid_time
 
 FOLD_SECONDS = 600.0
@@ -109,7 +109,7 @@ class Books:
     def __init__(
         self, file: StateFile, parts: Mapping[str, Stream], clock: Clock
     ) -> None:
-        self.ledger = Ledger(file)
+        self.ledger = file.ledger
         self._parts = parts
         self._claimed: Collection[str] = ()
         """Streams that are ours in Redis."""
@@ -209,6 +209,7 @@ class Books:
             row = book.row(lane, claim, progress.since)
             if row.claimed:
                 self._opened[row.key] = row
+                self._closed.pop(row.key, None)  # handed over, and back again
         book.noted[cursor] = max(upto, book.end)
 
     # Streams and cursors that come and go
@@ -227,10 +228,14 @@ class Books:
         book = Book(stream.id, claims.values(), adopted=adopted)
         moved = set()
         for cursor, progress in stream.progress.items():
-            before = progress.position
-            raised = stream.raised.pop(cursor, before)
-            self._raise(book, cursor, progress, raised, stream)
+            end = progress.position
+            progress.position = before = stream.raised.pop(cursor, end)
             self._skip(book, cursor, progress, settled)
+            claim = book.find(progress.since)
+            if claim is None or claim.base > progress.since:
+                # What was counted is of a claim that is finished, or was never ours.
+                progress.since, progress.counts = progress.position, Counts()
+            self._raise(book, cursor, progress, end, stream)
             if progress.position != before:
                 moved.add(cursor)
         self._books[stream.id] = book
@@ -254,19 +259,24 @@ class Books:
             progress.counts = Counts()
 
     def _raise(
-        self, book: Book, cursor: str, progress: Progress, before: int, stream: Stream
+        self, book: Book, cursor: str, progress: Progress, end: int, stream: Stream
     ) -> None:
-        """Count what a cursor was moved over because it was trimmed: settled, but how?
+        """Move a cursor to what is trimmed: that is settled, but who knows how?
 
         Redis had no memory for the cursor, and we died before it had.
         """
-        lane, end = self.lane(cursor), progress.position
-        while before < end and (claim := book.find(before)) is not None:
-            first, last = max(before, claim.base), min(end, claim.end)
-            progress.counts.unknown += lane.share(first, last)
-            progress.position = before = last
+        lane = self.lane(cursor)
+        while (
+            progress.position < end
+            and (claim := book.find(progress.position)) is not None
+        ):
+            progress.position = max(progress.position, min(claim.base, end))
             self._pass(book, lane, progress, stream)
-        progress.position = end
+            last = min(claim.end, end)
+            progress.counts.unknown += lane.share(progress.position, last)
+            progress.position = last
+            self._pass(book, lane, progress, stream)
+        progress.position = max(progress.position, end)
 
     def _judge(self, book: Book, stream: Stream, row: Row) -> None:
         """See what is left of an open row of a stream that is in our hands again."""
@@ -275,7 +285,11 @@ class Books:
             return
         if progress is None:
             self._closed[row.key] = abandoned(row, lane, None, stream.progress)
-        elif row.claim in stream.claims or lane.own(progress.position) >= row.end:
+        elif lane.own(progress.position) >= row.end:
+            if stream.adopted:  # settled while others had it; else nobody has, or knows
+                row.handed_over = row.claimed
+                self._closed[row.key] = row
+        elif row.claim in stream.claims:
             return
         elif stream.claims and not stream.own:
             # Redis came back without the claim: a hole. The cursor goes over it, and

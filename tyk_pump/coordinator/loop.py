@@ -21,7 +21,7 @@ from tyk_pump.admin.http import AdminServer
 from tyk_pump.clock import Clock
 from tyk_pump.config.load import Config, hide_secrets, load
 from tyk_pump.config.root import PumpConfig
-from tyk_pump.coordinator import instrumentation, notify
+from tyk_pump.coordinator import audit, instrumentation, notify
 from tyk_pump.coordinator.demo_options import DemoOptions
 from tyk_pump.coordinator.instrumentation import Instrumentation
 from tyk_pump.coordinator.journal import Journal
@@ -414,10 +414,23 @@ class Coordinator:
                 if ids is not None and not all(isinstance(one, int) for one in ids):
                     raise ConfigError("ids: expected numbers")
                 return {"marked": self._replays.mark(pump, ids)}
+            case "audit":
+                return self._audit(arguments)
             case "claims.forget":
                 return self._forget(cursors.pump_named(str(arguments.get("pump", ""))))
             case _:
                 raise ConfigError(f"unknown command: {command}")
+
+    def _audit(self, arguments: dict[str, Any]) -> Any:
+        source = self._lifeline.source
+        if source is not None:
+            self._settler.bring_to_book(source)
+        views = audit.live(self._settler.books, source)
+        pump, since = arguments.get("pump") or "", arguments.get("since") or 0.0
+        found = audit.audit(
+            self._settler.books.ledger, views, pump=str(pump), since=float(since)
+        )
+        return msgspec.to_builtins(found)
 
     def _forget(self, pump: str) -> dict[str, Any]:
         if any(worker.config.name == pump for worker in self.workers):
@@ -602,7 +615,10 @@ class Coordinator:
             started=self._started,
             ready=not reasons,
             reasons=reasons,
-            pumps=[pump_snapshot(group, streams, now) for group in by_pump.values()],
+            pumps=[
+                pump_snapshot(group, streams, now, self._settler.numbers)
+                for group in by_pump.values()
+            ],
             redis=lifeline.error,
             lists=lifeline.lengths,
             streams=len(lifeline.streams()),

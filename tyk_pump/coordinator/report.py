@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tyk_pump.coordinator.lanes import Lane
-from tyk_pump.coordinator.snapshot import PumpSnapshot
+from tyk_pump.coordinator.snapshot import Numbers, PumpSnapshot
 from tyk_pump.coordinator.supervisor import WorkerHandle
 from tyk_pump.source.claims import Stream
 
@@ -13,7 +13,10 @@ RATE_SECONDS = 10
 
 
 def pump_snapshot(
-    workers: Sequence[WorkerHandle], streams: Sequence[Stream], now: float
+    workers: Sequence[WorkerHandle],
+    streams: Sequence[Stream],
+    now: float,
+    books: Mapping[str, Numbers],
 ) -> PumpSnapshot:
     """Add up the workers of one pump; the state is that of the worst."""
     worst = next((w for w in workers if w.state != "running"), workers[0])
@@ -36,6 +39,7 @@ def pump_snapshot(
         history=history,
         write_buckets=_columns([c.write_buckets for c in counts]),
         write_seconds=sum(c.write_seconds for c in counts),
+        ledger=books.get(worst.config.name, Numbers()),
         pids=[w.process.pid for w in workers if w.process and w.process.pid],
     )
 

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Sequence
 
 from tyk_pump import cursors
 from tyk_pump.clock import Clock
+from tyk_pump.coordinator import audit
 from tyk_pump.coordinator.books import Books
 from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Lane, Sent
+from tyk_pump.coordinator.snapshot import Numbers
 from tyk_pump.coordinator.supervisor import WorkerHandle
 from tyk_pump.errors import StateError
 from tyk_pump.source.claims import Counts, Progress, Source, Stream
@@ -22,6 +24,8 @@ from tyk_pump.worker.outcome import DeadRecord, Outcome
 
 logger = logging.getLogger(__name__)
 
+COUNT_SECONDS = 5.0
+"""How often the ledger is added up for status and metrics."""
 DISK_PAUSE = 1.0
 """Seconds until a refused disk write is tried again."""
 
@@ -37,6 +41,8 @@ class Settler:
         self._due = False
         self._disk_at = 0.0
         self.books = Books(state, journal.parts, clock)
+        self.numbers: dict[str, Numbers] = {}
+        self._count_at = 0.0
         self.error = ""
         """Why the ledger cannot be written, empty while it can."""
 
@@ -247,6 +253,20 @@ class Settler:
         _drop_streams(self._journal.prune(source.streams), workers)
         self._moved &= held
         self._due = False
+        self._count(source)
+
+    def bring_to_book(self, source: Source) -> None:
+        """Write what is not in the ledger yet; StateError while the disk refuses."""
+        self.look_at_streams(source)
+        self.books.write(source)
+
+    def _count(self, source: Source) -> None:
+        """Have the books' numbers for people, now and then."""
+        now = self._clock.monotonic()
+        if now < self._count_at or self.error:
+            return
+        self._count_at = now + COUNT_SECONDS
+        self.numbers = audit.numbers(self.books, source)
 
     def _write_books(self, source: Source) -> set[tuple[str, str]]:
         """Write the ledger; return whose cursors wait because the disk refuses."""

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import msgspec
 
+from tyk_pump.state.ledger import Sums
+
 WRITE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds in seconds of the write-duration histogram; one more bucket is +Inf."""
+
+
+class Numbers(Sums, kw_only=True):
+    """One pump's books: `claimed` is the sum of all the others but `adopted`."""
+
+    pending: int = 0
+    """Claimed and not settled yet."""
+    difference: int = 0
+    """What is missing (or, below 0, there too often); 0 unless something is wrong."""
+
+    def balance(self) -> None:
+        """Draw the line under the columns."""
+        self.difference = self.claimed - self.settled - self.pending
 
 
 class PumpSnapshot(msgspec.Struct, kw_only=True):
@@ -34,6 +49,8 @@ class PumpSnapshot(msgspec.Struct, kw_only=True):
     )
     """Writes per bucket (not cumulative), see WRITE_BUCKETS."""
     write_seconds: float = 0.0
+    ledger: Numbers = msgspec.field(default_factory=Numbers)
+    """What is booked since the state file was made, some seconds ago."""
     pids: list[int] = msgspec.field(default_factory=list)
 
 

@@ -6,7 +6,7 @@ the next living instance take a stream, `forget` drops a removed pump's cursors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -85,6 +85,39 @@ def list_claims(link: Link, prefix: str) -> Sequence[ClaimLine]:
                 )
             )
     return lines
+
+
+class StreamLine(msgspec.Struct):
+    """A stream as it stands in Redis: its owner, its claims, its cursors."""
+
+    owner: str
+    claims: dict[str, Claim]
+    progress: dict[str, Progress]
+
+
+def list_streams(link: Link, prefix: str) -> dict[str, StreamLine]:
+    """Return every stream; intents are left out, nobody is owed them yet."""
+    keys = Keys(prefix)
+    (reply,) = _checked(link, [("HGETALL", keys.streams)])
+    owners = {text(name): text(owner) for name, owner in pairs(reply).items()}
+    replies = _checked(link, [("HGETALL", keys.stream(name)) for name in owners])
+    return {
+        name: read_stream(owner, {text(f): v for f, v in pairs(reply).items()})
+        for (name, owner), reply in zip(owners.items(), replies, strict=True)
+    }
+
+
+def read_stream(owner: str, fields: Mapping[str, bytes]) -> StreamLine:
+    """Return a stream from the fields of its hash."""
+    line = StreamLine(owner, {}, {})
+    for field, raw in fields.items():
+        if field.startswith(PUMP):
+            line.progress[field[len(PUMP) :]] = unpack(raw, Progress)
+        elif field.startswith(CLAIM):
+            claim: Claim = unpack(raw, Claim)
+            if claim.base >= 0:
+                line.claims[field[len(CLAIM) :]] = claim
+    return line
 
 
 def return_claims(link: Link, prefix: str) -> dict[str, int]:

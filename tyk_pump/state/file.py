@@ -99,6 +99,7 @@ class StateFile:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._connections: list[sqlite3.Connection] = []
+        self.ledger = ledger.Ledger(self)
         with self.transaction() as db:
             self._check_version(db)
 

@@ -186,6 +186,11 @@ def holder(path: Path | str) -> int:
     return 0
 
 
+def last_name(path: Path | str) -> str:
+    """Return the name under which the last holder owned streams, "" for none."""
+    return str(_read(Path(path)).get("name", ""))
+
+
 def _refuse_foreign(path: Path) -> None:
     """Below the temporary files anybody can have made our folder before us."""
     shared = Path(tempfile.gettempdir()).resolve()

@@ -188,7 +188,9 @@ class Ledger:
         """Let go of rows that were closed long ago, and make old hours into days."""
         with self._file.transaction() as db:
             db.execute("DELETE FROM ledger WHERE closed < ?", (now - ROWS_KEPT,))
-            old = (int(now - HOURS_KEPT),)
+            # The hour of a row that may still change stays an hour.
+            (oldest,) = db.execute("SELECT min(hour) FROM ledger").fetchone()
+            old = (int(min(now - HOURS_KEPT, now if oldest is None else oldest)),)
             sums = ", ".join(f"sum({name})" for name in _SUMS)
             days = db.execute(
                 f"""SELECT pump, hour / 86400 * 86400 AS day, {sums}
@@ -340,9 +342,11 @@ _INSERT: Final = (
 _NUMBERS: Final = ", ".join(
     f"{name} = excluded.{name}" for name in _SUMS if name not in ("claimed", "adopted")
 )
+# Reopened: it was handed over and has come back. One that is open stays as noted.
 _OPEN: Final = f"""{_INSERT} ({_MARKS}, NULL)
     ON CONFLICT (stream, claim, cursor) DO UPDATE SET
-    claimed = excluded.claimed, adopted = excluded.adopted, {_NUMBERS}, closed = NULL"""
+    claimed = excluded.claimed, adopted = excluded.adopted, {_NUMBERS}, closed = NULL
+    WHERE closed IS NOT NULL"""
 # What was owed is what was noted when the claim was made: closing tells no more of it
 # than what became of it.
 _CLOSE: Final = f"""{_INSERT} ({_MARKS}, ?)

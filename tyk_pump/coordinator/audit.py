@@ -1,0 +1,202 @@
+"""The audit: what was claimed for each pump against what is known of it.
+
+What was claimed stands in the ledger since the claim was seen. What became of it is
+what outcomes said; what is left is counted from cursors and claims. None of the three
+is made from the others, so a difference means that something was skipped, counted
+twice, or lost by us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from tyk_pump import cursors
+from tyk_pump.coordinator.books import Books, abandoned
+from tyk_pump.coordinator.lanes import Lane
+from tyk_pump.coordinator.snapshot import Numbers
+from tyk_pump.source.claims import Claim, Progress, Source
+from tyk_pump.state.ledger import Ledger, LetterSums, Row, hour_of
+from tyk_pump.ulid import ulid_time
+
+
+class Line(Numbers, kw_only=True):
+    """A pump, or an hour of one, as `audit` shows it."""
+
+    pump: str
+    hour: int | None = None
+    """When the records were claimed: seconds since the epoch; None for all hours."""
+
+
+class Letters(LetterSums, kw_only=True):
+    """A pump's dead letters as `audit` shows them, of all times."""
+
+    pump: str
+    difference: int = 0
+
+
+class Audit(msgspec.Struct, kw_only=True):
+    """The whole result."""
+
+    balanced: bool
+    pumps: Sequence[Line]
+    hours: Sequence[Line]
+    letters: Sequence[Letters]
+
+
+class View(msgspec.Struct, kw_only=True):
+    """What is known of a stream at the moment of the audit."""
+
+    progress: Mapping[str, Progress] = {}
+    claims: Mapping[str, Claim] | None = None
+    """Those that Redis has; None where nothing can have been lost."""
+    waiting: bool = False
+    """True for a stream that nobody has in hand: all of it is pending."""
+    shared: bool = False
+    """True where another instance may have settled a part of it meanwhile."""
+    ours: bool = True
+    """True where claims that the ledger does not have yet are ours to book."""
+
+
+def live(books: Books, source: Source | None) -> dict[str, View]:
+    """Return the views of a running instance."""
+    views = {stream: View(waiting=True) for stream in books.elsewhere}
+    for stream in source.streams.values() if source is not None else ():
+        views[stream.id] = View(progress=stream.progress)
+    return views
+
+
+def audit(
+    ledger: Ledger,
+    views: Mapping[str, View],
+    *,
+    pump: str = "",
+    since: float = 0.0,
+) -> Audit:
+    """Return the books, per pump and per hour; a stream without a view is gone."""
+    found = {
+        key: Line(pump=key[0], hour=key[1], **msgspec.structs.asdict(sums))
+        for key, sums in ledger.hours(since).items()
+    }
+    rows = ledger.open_rows()
+    known = {row.key for row in rows}
+    for row in rows:
+        _look_at(_line(found, row), row, views.get(row.stream))
+    for row in _unnoted(ledger, views, known):
+        line = _line(found, row)
+        line.claimed += row.claimed
+        _look_at(line, row, views[row.stream])
+    first = hour_of(since)
+    hours = [
+        line
+        for (name, hour), line in sorted(found.items())
+        if hour >= first and pump in ("", name)
+    ]
+    for line in hours:
+        line.balance()
+    pumps = _by_pump(hours)
+    letters = [
+        _letters(name, sums)
+        for name, sums in sorted(ledger.letters().items())
+        if pump in ("", name)
+    ]
+    wrong = any(one.difference for one in hours) or any(
+        one.difference for one in letters
+    )
+    return Audit(balanced=not wrong, pumps=pumps, hours=hours, letters=letters)
+
+
+def numbers(books: Books, source: Source) -> dict[str, Numbers]:
+    """Return the books per pump as the running instance knows them, cheaply."""
+    found = {
+        name: Numbers(**msgspec.structs.asdict(sums))
+        for name, sums in books.ledger.totals().items()
+    }
+    for stream in source.streams.values():
+        book = books.book(stream.id)
+        for cursor, progress in stream.progress.items():
+            lane = books.lane(cursor)
+            one = found.get(lane.pump)
+            if book is not None and one is not None:
+                one.add(progress.counts)
+                one.pending += book.pending(lane, progress)
+    for row in books.ledger.open_rows(books.elsewhere) if books.elsewhere else ():
+        found[cursors.parts(row.cursor)[0]].pending += row.claimed
+    for one in found.values():
+        one.balance()
+    return found
+
+
+def _line(found: dict[tuple[str, int], Line], row: Row) -> Line:
+    pump, hour = cursors.parts(row.cursor)[0], hour_of(row.at)
+    return found.setdefault((pump, hour), Line(pump=pump, hour=hour))
+
+
+def _look_at(line: Line, row: Row, view: View | None) -> None:
+    """Add what is known of an open row."""
+    if view is None:
+        line.handed_over += row.claimed
+        return
+    if view.waiting:
+        line.pending += row.claimed
+        return
+    lane, progress = Lane(*cursors.parts(row.cursor)), view.progress.get(row.cursor)
+    if progress is None:
+        before = row.claimed
+        left = abandoned(row, lane, None, view.progress)
+        line.claimed -= before - left.claimed
+        line.forgotten += left.forgotten
+        return
+    if view.shared and lane.own(progress.position) >= row.end:
+        line.handed_over += row.claimed
+        return
+    if row.base <= progress.since < row.end:
+        line.add(progress.counts)
+    left_over = lane.share(max(row.base, progress.position), row.end)
+    if view.claims is not None and row.claim not in view.claims:
+        line.lost += left_over
+    else:
+        line.pending += left_over
+
+
+def _unnoted(
+    ledger: Ledger, views: Mapping[str, View], known: set[tuple[str, str, str]]
+) -> Iterable[Row]:
+    """Yield rows of claims that we had no time to note before we were killed."""
+    for stream, view in views.items():
+        if view.claims is None or not view.ours:
+            continue
+        settled = ledger.settled(stream)
+        for name, claim in view.claims.items():
+            for cursor, progress in view.progress.items():
+                lane = Lane(*cursors.parts(cursor))
+                start = max(claim.base, progress.since)
+                row = Row(
+                    stream=stream,
+                    claim=name,
+                    cursor=cursor,
+                    at=claim.at or ulid_time(name),
+                    base=claim.base,
+                    end=claim.end,
+                    claimed=lane.share(start, claim.end),
+                )
+                passed = lane.own(progress.position) >= claim.end
+                noted = row.key in known or (name, cursor) in settled
+                if row.claimed and not passed and not noted:
+                    yield row
+
+
+def _by_pump(hours: Iterable[Line]) -> list[Line]:
+    sums: dict[str, Line] = {}
+    for line in hours:
+        whole = sums.setdefault(line.pump, Line(pump=line.pump))
+        for name in Numbers.__struct_fields__:
+            setattr(whole, name, getattr(whole, name) + getattr(line, name))
+    return list(sums.values())
+
+
+def _letters(pump: str, sums: LetterSums) -> Letters:
+    shown = Letters(pump=pump, **msgspec.structs.asdict(sums))
+    shown.difference = sums.stored - sums.replayed - sums.dropped - sums.kept
+    return shown
