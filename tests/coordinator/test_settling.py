@@ -9,11 +9,12 @@ from typing import Any
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import PumpConfig, RootOptions
 from tyk_pump.coordinator.journal import Journal
-from tyk_pump.coordinator.lanes import Lane
+from tyk_pump.coordinator.lanes import Lane, Span
+from tyk_pump.coordinator.loop import Coordinator
 from tyk_pump.coordinator.replay import Replays
 from tyk_pump.coordinator.settling import Settler
 from tyk_pump.coordinator.supervisor import WorkerHandle
-from tyk_pump.coordinator.windows import Windows
+from tyk_pump.coordinator.windows import Frame, Windows
 from tyk_pump.errors import StateError
 from tyk_pump.source.claims import Progress, Stream
 from tyk_pump.state.file import StateFile
@@ -186,3 +187,33 @@ def test_a_new_pump_is_owed_from_now_on_while_redis_is_away(tmp_path: Path) -> N
     assert [s.progress["NEW"].position for s in streams.values()] == [7, 7]
     assert settler.due and owed == ["NEW"]
     state.close()
+
+
+def test_a_lost_window_waits_for_what_is_with_the_worker(tmp_path: Path) -> None:
+    """The cursor does not go over frames that are still to be answered."""
+    state = FullDisk(tmp_path / "state.db")
+    disk = journal(state)
+    settler, worker = Settler(state, disk, Clock()), handle()
+    stream = Stream(id="S", own=True, end=20, progress={"P": Progress()})
+    source: Any = SimpleNamespace(streams={"S": stream})
+    settler.look_at_streams(source)
+    coordinator: Any = Coordinator.__new__(Coordinator)
+    coordinator._settler = settler
+    coordinator._lifeline = SimpleNamespace(source=source)
+    coordinator._windows = Windows(RootOptions())
+    coordinator._journal = disk
+    worker.lane.offered(Span("S", 0, 20), 10, 1)
+    lost = Span("S", 10, 20)
+    assert not coordinator._hand_over(worker, lost, Frame(10, 20, b""))
+    assert stream.progress["P"].position == 0
+    assert worker.lane.acknowledged("S", 0, 10)
+    settler.accept(worker, answer_of("S", 0, 10), source)
+    assert coordinator._hand_over(worker, lost, Frame(10, 20, b""))
+    assert stream.progress["P"].position == 20
+    assert coordinator._windows.lost == 10
+    state.close()
+
+
+def answer_of(stream: str, first: int, end: int) -> Outcome:
+    """Return the outcome of a frame that arrived."""
+    return Outcome(stream, first, end, end - first, 0, [], 0.1, 1, "l", "msgpack")

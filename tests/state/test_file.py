@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import lzma
 import os
 import sqlite3
 import subprocess
@@ -200,3 +201,23 @@ def test_a_foreign_or_broken_file_is_refused(tmp_path: Path) -> None:
     garbage.write_bytes(os.urandom(4096))
     with pytest.raises(StateError, match="not a database"):
         StateFile(garbage)
+
+
+def test_a_file_of_the_first_version_is_taken_on(tmp_path: Path) -> None:
+    """As that version wrote it: letters, a replay, fields; the ledger begins."""
+    path = tmp_path / "state.sqlite"
+    kept = Path(__file__).with_name("version-1.sqlite.xz")
+    path.write_bytes(lzma.decompress(kept.read_bytes()))
+    for _ in range(2):
+        with contextlib.closing(StateFile(path)) as file:
+            assert file.counts() == {"CSV": 3, "STDOUT": 1}
+            assert [one.stream for one in file.replays()] == ["R"]
+            assert file.pending() == {"S": {"claim:C": b"x"}}
+            found = file.ledger.letters()
+            assert (found["CSV"].stored, found["CSV"].kept) == (3, 3)
+            assert file.ledger.hours() == {} and not file.ledger.open_streams()
+    with contextlib.closing(StateFile(path)) as file:
+        assert file.settle_replay("R", 1) == 1
+        assert file.ledger.letters()["CSV"].replayed == 1
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)

@@ -1,0 +1,198 @@
+"""`tyk-pump audit` after kills, hand-overs and restarts: it balances, or says so."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.daemon.harness import Daemon, count_lines, push, record, wait_for
+from tests.daemon.test_kills import csv_pump, names, progress, wait_all
+
+LEDGER_KILLS = int(os.environ.get("TYK_PUMP_KILLS", "12"))
+
+
+def audit(daemon: Daemon, *arguments: str) -> dict[str, Any]:
+    """Return what `tyk-pump audit --json` says; that it balances is asserted."""
+    done = daemon.command("audit", "--json", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["balanced"]
+    return found
+
+
+def line(found: dict[str, Any], pump: str = "CSV") -> dict[str, Any]:
+    """Return a pump's line of an audit."""
+    lines: list[dict[str, Any]] = found["pumps"]
+    return next(one for one in lines if one["pump"] == pump)
+
+
+@pytest.mark.timeout(120 + 10 * LEDGER_KILLS)
+def test_two_instances_and_kills_balance(
+    tmp_path: Path, make_redis: Callable[..., Any]
+) -> None:
+    """Killed at random moments, each takes over from the other: both books balance."""
+    server = make_redis()
+    client = server.client()
+    out = tmp_path / "csv"
+    chance = random.Random(5)
+    pushed: list[str] = []
+    pumps = csv_pump(out)
+    pumps["few"] = {
+        "type": "dummy",
+        "workers": 2,
+        "filters": {"response_codes": [404]},
+    }
+    both = [
+        Daemon(tmp_path / name, server.port, pumps, window_records=40) for name in "ab"
+    ]
+    with both[0], both[1]:
+        for turn in range(LEDGER_KILLS):
+            one = both[turn % 2]
+            if one.process is None or one.process.poll() is not None:
+                one.start()
+            fresh = names(f"t{turn}", chance.randrange(1, 900))
+            push(client, fresh)
+            pushed += fresh
+            if chance.random() < 0.6:
+                progress(out, count_lines(out))
+            time.sleep(chance.random() * 0.1)
+            if chance.random() < 0.7:
+                one.kill()
+                audit(one)
+        for one in both:
+            if one.process is None or one.process.poll() is not None:
+                one.start()
+            one.wait_ready()
+        wait_all(out, pushed, both[0].tail)
+        wait_for("all settled", lambda: not any(map(_pending, both)))
+        running = [audit(one) for one in both]
+        for one in both:
+            assert one.stop() == 0
+        stopped = [audit(one) for one in both]
+    for before, after in zip(running, stopped, strict=True):
+        assert before["pumps"] == after["pumps"]
+    booked = [line(found) for found in stopped]
+    own = sum(one["claimed"] - one["handed_over"] for one in booked)
+    # Killed between the row and the cursor, a claim is in the books of both.
+    assert own >= len(pushed)
+    few = [line(found, "FEW") for found in stopped]
+    assert sum(one["filtered"] for one in few) > 0
+    assert not any(one["pending"] or one["lost"] for one in (*booked, *few))
+
+
+def _pending(daemon: Daemon) -> int:
+    return sum(pump["pending"] for pump in audit(daemon)["pumps"])
+
+
+@pytest.mark.timeout(120)
+def test_a_killed_instance_hands_over(
+    tmp_path: Path, make_redis: Callable[..., Any]
+) -> None:
+    """What its heir has settled is booked as handed over, before and after a start."""
+    server = make_redis()
+    out = tmp_path / "csv"
+    pumps = csv_pump(out)
+    first = Daemon(tmp_path / "a", server.port, pumps, window_records=20)
+    second = Daemon(tmp_path / "b", server.port, pumps)
+    with first, second:
+        first.start().wait_ready()
+        for pid in first.children():
+            os.kill(pid, signal.SIGSTOP)  # nothing is delivered by this one
+        pushed = names("h", 700)
+        push(server.client(), pushed)
+        wait_for("the claim", lambda: line(audit(first))["pending"] == 700)
+        first.kill()
+        assert line(audit(first))["pending"] == 700
+        second.start().wait_ready()
+        wait_all(out, pushed, second.tail)
+        wait_for("settled", lambda: not _pending(second))
+        assert line(audit(second))["adopted"] == 700
+        assert line(audit(first))["handed_over"] == 700
+        first.start().wait_ready()
+        wait_for("booked", lambda: line(audit(first))["handed_over"] == 700)
+        assert first.stop() == 0 and second.stop() == 0
+        assert line(audit(first))["claimed"] == 700
+
+
+@pytest.mark.timeout(120)
+def test_dead_letters_replays_and_metrics(
+    tmp_path: Path, make_redis: Callable[..., Any]
+) -> None:
+    """Letters stored, replayed and dropped add up; so does what /metrics shows."""
+    server = make_redis()
+    client = server.client()
+    out = tmp_path / "csv"
+    daemon = Daemon(tmp_path / "a", server.port, csv_pump(out))
+    with daemon:
+        daemon.start().wait_ready()
+        client.rpush("analytics-tyk-system-analytics", b"junk", record("good"), b"bad")
+        wait_for("letters", lambda: line(audit(daemon))["dead"] == 2)
+        found = audit(daemon)
+        assert line(found)["claimed"] == 3 and line(found)["delivered"] == 1
+        assert found["letters"][0]["kept"] == 2
+        daemon.command("dead-letters", "drop", "1")
+        daemon.command("dead-letters", "replay", "--all")
+
+        def refused_again() -> bool:
+            shown = daemon.command("dead-letters", "show", "--json", "2")
+            return bool(json.loads(shown.stdout)["refusals"] == 2)
+
+        wait_for("the replay", refused_again)
+        found = audit(daemon)
+        assert found["letters"] == [
+            {
+                "pump": "CSV",
+                "stored": 2,
+                "replayed": 0,
+                "dropped": 1,
+                "kept": 1,
+                "difference": 0,
+            }
+        ]
+        text = 'tyk_pump_ledger_records{pump="CSV",state="claimed"} 3.0'
+        wait_for("metrics", lambda: text in daemon.get("/metrics")[1])
+        assert 'tyk_pump_ledger_difference{pump="CSV"} 0.0' in daemon.get("/metrics")[1]
+        assert daemon.pump("CSV")["ledger"]["dead"] == 2
+        shown = daemon.command("audit", "--hours")
+        assert shown.returncode == 0 and "balanced" in shown.stdout
+        assert "HOUR" in shown.stdout and "DELIVERED" in shown.stdout
+        assert not audit(daemon, "--pump", "other")["pumps"]
+        assert daemon.stop() == 0
+
+
+@pytest.mark.timeout(120)
+def test_the_audit_fails_where_a_record_is_missing(
+    tmp_path: Path, make_redis: Callable[..., Any]
+) -> None:
+    """A row that says less than was claimed: exit 1, stopped and running."""
+    server = make_redis()
+    out = tmp_path / "csv"
+    daemon = Daemon(tmp_path / "a", server.port, csv_pump(out))
+    with daemon:
+        daemon.start().wait_ready()
+        pushed = names("m", 50)
+        push(server.client(), pushed)
+        wait_for("delivered", lambda: line(audit(daemon))["delivered"] == 50)
+        assert daemon.stop() == 0
+        with contextlib.closing(
+            sqlite3.connect(next(tmp_path.glob("a/*.state")) / "state.sqlite")
+        ) as db:
+            db.execute("UPDATE ledger SET delivered = delivered - 1")
+            db.commit()
+        done = daemon.command("audit")
+        assert done.returncode == 1 and "does not balance" in done.stdout
+        daemon.start().wait_ready()
+        done = daemon.command("audit", "--json")
+        assert done.returncode == 1
+        assert line(json.loads(done.stdout))["difference"] == 1
+        assert daemon.stop() == 0
