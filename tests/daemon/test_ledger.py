@@ -125,6 +125,78 @@ def test_a_killed_instance_hands_over(
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("with_heir", [True, False])
+def test_a_lease_that_is_lost_and_won_again(
+    tmp_path: Path, make_redis: Callable[..., Any], with_heir: bool
+) -> None:
+    """Frozen beyond the lease, adopted or not: one process, and its books balance."""
+    server = make_redis()
+    client = server.client()
+    out = tmp_path / "csv"
+    pumps = csv_pump(out)
+    first = Daemon(tmp_path / "a", server.port, pumps, window_records=20)
+    second = Daemon(tmp_path / "b", server.port, pumps, window_records=20)
+    with first, second:
+        first.start().wait_ready()
+        pushed = names("f", 3000)
+        push(client, pushed)
+        wait_for("the first rows", lambda: count_lines(out) > 10)
+        os.kill(first.pid, signal.SIGSTOP)
+        if with_heir:
+            second.start().wait_ready()
+            wait_all(out, pushed, second.tail)
+        else:
+            lease = "analytics-tyk-pump:lease:*"
+            wait_for("the end of the lease", lambda: not client.keys(lease))
+        os.kill(first.pid, signal.SIGCONT)
+        late = names("g", 500)
+        push(client, late)
+        wait_all(out, pushed + late, first.tail)
+        both = [first, second] if with_heir else [first]
+        wait_for("all settled", lambda: not any(map(_pending, both)))
+        booked = [line(audit(one)) for one in both if audit(one)["pumps"]]
+        own = sum(one["claimed"] - one["handed_over"] for one in booked)
+        assert own >= len(pushed + late)
+        for one in both:
+            assert one.stop() == 0
+            audit(one)
+
+
+@pytest.mark.timeout(120)
+def test_uptime_reports_are_books_of_their_own(
+    tmp_path: Path, make_redis: Callable[..., Any]
+) -> None:
+    """What one kind of pump is owed is not claimed for the other."""
+    server = make_redis()
+    client = server.client()
+    out = tmp_path / "csv"
+    base = {"collection_name": "c", "mongo_url": "mongodb://127.0.0.1:1/nowhere"}
+    daemon = Daemon(
+        tmp_path / "a",
+        server.port,
+        csv_pump(out),
+        dont_purge_uptime_data=False,
+        uptime_pump_config=base,
+    )
+    with daemon:
+        daemon.start()
+        push(client, names("u", 30))
+        client.rpush("host-checker:tyk-uptime-analytics", b"1", b"2", b"3")
+
+        def booked() -> bool:
+            done = daemon.command("audit", "--json")
+            if done.returncode:
+                return False
+            found = {p["pump"]: p["claimed"] for p in json.loads(done.stdout)["pumps"]}
+            return found == {"CSV": 30, "uptime": 3}
+
+        wait_for("both kinds in the books", booked)
+        wait_for("delivered", lambda: line(audit(daemon))["delivered"] == 30)
+        daemon.kill()
+        assert line(audit(daemon), "uptime")["claimed"] == 3
+
+
+@pytest.mark.timeout(120)
 def test_dead_letters_replays_and_metrics(
     tmp_path: Path, make_redis: Callable[..., Any]
 ) -> None:
@@ -195,4 +267,6 @@ def test_the_audit_fails_where_a_record_is_missing(
         done = daemon.command("audit", "--json")
         assert done.returncode == 1
         assert line(json.loads(done.stdout))["difference"] == 1
+        text = "the books of CSV do not balance"
+        wait_for("the status", lambda: text in daemon.command("status").stdout)
         assert daemon.stop() == 0

@@ -57,6 +57,13 @@ def status(conf: str, as_json: bool) -> None:
         click.secho(
             f"{now.lost_records:,} claimed records were lost by Redis", fg="red"
         )
+    for pump in now.pumps:
+        if pump.ledger.difference:
+            click.secho(
+                f"the books of {pump.name} do not balance, by"
+                f" {pump.ledger.difference:,}: see tyk-pump audit",
+                fg="red",
+            )
 
 
 def _row(pump: PumpSnapshot) -> list[str]:
