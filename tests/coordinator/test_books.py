@@ -17,6 +17,7 @@ from tyk_pump.clock import Clock
 from tyk_pump.config.root import PumpConfig, RootOptions
 from tyk_pump.coordinator import audit
 from tyk_pump.coordinator.audit import Audit, Line
+from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Lane
 from tyk_pump.coordinator.settling import Settler, outdated
 from tyk_pump.coordinator.supervisor import WorkerHandle
@@ -145,7 +146,8 @@ class Instance:
         """A new incarnation, that knows what Redis and the state file know."""
         self.born += 1
         self.source: Any = FakeSource(self.redis, f"{self.name}#{self.born}")
-        self.settler = Settler(self.state, Clock())
+        self.journal = Journal(RootOptions(), self.state, Clock())
+        self.settler = Settler(self.state, self.journal, Clock())
         self.workers = [
             WorkerHandle(
                 PumpConfig(name=pump, type="dummy", workers=lanes),

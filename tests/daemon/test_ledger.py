@@ -37,8 +37,9 @@ def line(found: dict[str, Any], pump: str = "CSV") -> dict[str, Any]:
 
 
 @pytest.mark.timeout(120 + 10 * LEDGER_KILLS)
+@pytest.mark.parametrize("journal", ["redis", "disk"])
 def test_two_instances_and_kills_balance(
-    tmp_path: Path, make_redis: Callable[..., Any]
+    tmp_path: Path, make_redis: Callable[..., Any], journal: str
 ) -> None:
     """Killed at random moments, each takes over from the other: both books balance."""
     server = make_redis()
@@ -53,7 +54,14 @@ def test_two_instances_and_kills_balance(
         "filters": {"response_codes": [404]},
     }
     both = [
-        Daemon(tmp_path / name, server.port, pumps, window_records=40) for name in "ab"
+        Daemon(
+            tmp_path / name,
+            server.port,
+            pumps,
+            window_records=40,
+            journal={"type": journal},
+        )
+        for name in "ab"
     ]
     with both[0], both[1]:
         for turn in range(LEDGER_KILLS):

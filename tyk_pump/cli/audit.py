@@ -92,8 +92,10 @@ def _from_file(conf: str, folder: Path, pump: str, since: float) -> Audit:
 def _views(conf: str, file: StateFile, name: str) -> dict[str, View]:
     """Return the streams as Redis has them; ours, or nobody's that was ours."""
     from tyk_pump.coordinator.audit import View
+    from tyk_pump.source.claims import Progress, unpack
     from tyk_pump.source.redis import Link
     from tyk_pump.source.upkeep import list_streams, read_stream
+    from tyk_pump.state.journal import FrameStore
 
     config = read(conf)
     if config.faults:
@@ -106,7 +108,7 @@ def _views(conf: str, file: StateFile, name: str) -> dict[str, View]:
         known = streams.setdefault(stream, booked)
         known.claims |= booked.claims
         known.progress |= booked.progress
-    return {
+    views = {
         stream: View(
             progress=line.progress,
             claims=line.claims,
@@ -116,6 +118,18 @@ def _views(conf: str, file: StateFile, name: str) -> dict[str, View]:
         for stream, line in streams.items()
         if line.owner.partition("#")[0] in ("", name)
     }
+    for part in FrameStore(file).parts():
+        view = views.setdefault(part.stream, View(gone=True))
+        view.kept = part.kept
+        view.part = {
+            cursor: unpack(value, Progress) for cursor, value in part.cursors.items()
+        }
+        # A cursor in Redis goes behind what the disk has when the stream is loaded.
+        view.progress = {
+            cursor: Progress(part.kept) if one.position < part.kept else one
+            for cursor, one in view.progress.items()
+        }
+    return views
 
 
 def _print(found: Audit, hours: bool) -> None:

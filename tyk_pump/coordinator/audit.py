@@ -16,7 +16,7 @@ from tyk_pump import cursors
 from tyk_pump.coordinator.books import Books, abandoned
 from tyk_pump.coordinator.lanes import Lane
 from tyk_pump.coordinator.snapshot import Numbers
-from tyk_pump.source.claims import Claim, Progress, Source
+from tyk_pump.source.claims import Claim, Progress, Source, Stream
 from tyk_pump.state.ledger import Ledger, LetterSums, Row, hour_of
 from tyk_pump.ulid import ulid_time
 
@@ -51,6 +51,12 @@ class View(msgspec.Struct, kw_only=True):
     progress: Mapping[str, Progress] = {}
     claims: Mapping[str, Claim] | None = None
     """Those that Redis has; None where nothing can have been lost."""
+    part: Mapping[str, Progress] = {}
+    """The cursors in what is on our disk, of a stream whose head is there."""
+    kept: int = 0
+    """Where that ends."""
+    gone: bool = False
+    """True where what is not on our disk is another's."""
     waiting: bool = False
     """True for a stream that nobody has in hand: all of it is pending."""
     shared: bool = False
@@ -64,6 +70,9 @@ def live(books: Books, source: Source | None) -> dict[str, View]:
     views = {stream: View(waiting=True) for stream in books.elsewhere}
     for stream in source.streams.values() if source is not None else ():
         views[stream.id] = View(progress=stream.progress)
+    for name, part in books.parts.items():
+        view = views.setdefault(name, View(gone=True))
+        view.part, view.kept = part.progress, part.end
     return views
 
 
@@ -121,11 +130,37 @@ def numbers(books: Books, source: Source) -> dict[str, Numbers]:
             if book is not None and one is not None:
                 one.add(progress.counts)
                 one.pending += book.pending(lane, progress)
-    for row in books.ledger.open_rows(books.elsewhere) if books.elsewhere else ():
+    for part in books.parts.values():
+        _add_part(found, books, part, alone=part.id not in source.streams)
+    waiting = set(books.elsewhere) - set(books.parts)
+    for row in books.ledger.open_rows(waiting) if waiting else ():
         found[cursors.parts(row.cursor)[0]].pending += row.claimed
     for one in found.values():
         one.balance()
     return found
+
+
+def _add_part(
+    found: Mapping[str, Numbers], books: Books, part: Stream, *, alone: bool
+) -> None:
+    """Add what is on our disk; alone, what comes behind it is another's, or waits."""
+    if alone:
+        view = live(books, None)[part.id]
+        for row in books.ledger.open_rows([part.id]):
+            line = Line(pump="")
+            _look_at(line, row, view)
+            one = found[cursors.parts(row.cursor)[0]]
+            one.add(line.counts)
+            one.pending += line.pending
+            one.handed_over += line.handed_over
+        return
+    book = books.book(part.id)
+    for cursor, progress in part.progress.items():
+        lane = books.lane(cursor)
+        whole = found.get(lane.pump)
+        if book is not None and whole is not None:
+            whole.add(progress.counts)
+            whole.pending += book.pending_before(lane, progress, part.end)
 
 
 def _line(found: dict[tuple[str, int], Line], row: Row) -> Line:
@@ -138,22 +173,38 @@ def _look_at(line: Line, row: Row, view: View | None) -> None:
     if view is None:
         line.handed_over += row.claimed
         return
-    if view.waiting:
-        line.pending += row.claimed
+    lane = Lane(*cursors.parts(row.cursor))
+    behind, progress = view.part.get(row.cursor), view.progress.get(row.cursor)
+    on_disk = behind is not None and row.base < view.kept
+    if behind is not None and row.base < view.kept:
+        if row.base <= behind.since < view.kept:
+            line.add(behind.counts)
+        first = max(row.base, behind.position)
+        line.pending += lane.share(first, min(row.end, view.kept))
+    first = max(row.base, view.kept if on_disk else 0)
+    if view.waiting or view.gone:
+        rest = lane.share(first, row.end) if on_disk else row.claimed
+        if view.waiting:
+            line.pending += rest
+        else:
+            line.handed_over += rest
         return
-    lane, progress = Lane(*cursors.parts(row.cursor)), view.progress.get(row.cursor)
     if progress is None:
+        if on_disk:
+            line.pending += lane.share(first, row.end)
+            return
         before = row.claimed
         left = abandoned(row, lane, None, view.progress)
         line.claimed -= before - left.claimed
         line.forgotten += left.forgotten
         return
-    if view.shared and lane.own(progress.position) >= row.end:
+    passed = lane.own(progress.position) >= row.end
+    if view.shared and passed and not on_disk:
         line.handed_over += row.claimed
         return
-    if row.base <= progress.since < row.end:
+    if first <= progress.since < row.end:
         line.add(progress.counts)
-    left_over = lane.share(max(row.base, progress.position), row.end)
+    left_over = lane.share(max(first, progress.position), row.end)
     if view.claims is not None and row.claim not in view.claims:
         line.lost += left_over
     else:

@@ -102,6 +102,13 @@ class Book:
         rest = self.claims[at:]
         return sum(lane.share(max(first, one.base), one.end) for one in rest)
 
+    def pending_before(self, lane: Lane, progress: Progress, end: int) -> int:
+        """Return the same up to a position: for a part that is on our disk."""
+        if progress.position >= end:
+            return 0
+        behind = Progress(position=end)
+        return self.pending(lane, progress) - self.pending(lane, behind)
+
 
 class Books:
     """The books of all streams that we own, and the rows that are to be written."""
@@ -134,6 +141,11 @@ class Books:
     def elsewhere(self) -> Collection[str]:
         """Streams that we have booked and that nobody has settled, nor we in hand."""
         return self._elsewhere or ()
+
+    @property
+    def parts(self) -> Mapping[str, Stream]:
+        """The parts of streams that are on our disk."""
+        return self._parts
 
     def book(self, stream: str) -> Book | None:
         """Return what is known of a stream that we own."""

@@ -147,6 +147,11 @@ class Sums(msgspec.Struct, kw_only=True):
         self.unknown += counts.unknown
 
     @property
+    def counts(self) -> Counts:
+        """What outcomes said."""
+        return Counts(self.delivered, self.filtered, self.dead, self.lost, self.unknown)
+
+    @property
     def settled(self) -> int:
         """All of which is known what became of it."""
         return (
