@@ -89,7 +89,11 @@ class EndedError(Exception):
 
 
 def measure(
-    raws: Sequence[bytes], names: Sequence[str], records: int, binary: str | None
+    raws: Sequence[bytes],
+    names: Sequence[str],
+    records: int,
+    binary: str | None,
+    journal: str = "redis",
 ) -> Run:
     """Drain that many records through these pumps, and return what it took."""
     with tempfile.TemporaryDirectory(prefix="tyk-pump-bench-") as name:
@@ -99,7 +103,7 @@ def measure(
             server.client() as client,
             targets.sections(list(names), folder) as sections,
         ):
-            config, port = configure(folder, server.port, sections)
+            config, port = configure(folder, server.port, sections, journal)
             return run(config, port, folder, client, raws, names, records)
 
 
@@ -116,7 +120,7 @@ def run(
     with start(config, folder) as pump:
         try:
             wait_until_ready(pump, port)
-            found = drain(client, pump, raws, list(names), records)
+            found = drain(client, pump, folder, raws, list(names), records)
             see_all_delivered(folder, records)
             return found
         except EndedError as exc:
@@ -126,7 +130,9 @@ def run(
             pump.send_signal(signal.SIGTERM)
 
 
-def configure(folder: Path, port: int, sections: dict[str, Any]) -> tuple[Path, int]:
+def configure(
+    folder: Path, port: int, sections: dict[str, Any], journal: str
+) -> tuple[Path, int]:
     """Write the configuration; return its path and the HTTP port."""
     http = free_port()
     config = {
@@ -135,6 +141,7 @@ def configure(folder: Path, port: int, sections: dict[str, Any]) -> tuple[Path, 
         "health_check_endpoint_port": http,
         "state_dir": str(folder / "state"),
         "dont_purge_uptime_data": True,
+        "journal": {"type": journal},
         "pumps": sections,
     }
     path = folder / "pump.conf"
@@ -176,6 +183,7 @@ def stage(client: redis.Redis, raws: Sequence[bytes], records: int) -> None:
 def drain(
     client: redis.Redis,
     pump: subprocess.Popen[bytes],
+    folder: Path,
     raws: Sequence[bytes],
     names: list[str],
     records: int,
@@ -186,7 +194,7 @@ def drain(
     before = spent(processes.tree(pump.pid), pump.pid)
     began = time.monotonic()
     client.rename(STAGED, LIST)
-    while pending(client):
+    while pending(client) or waiting(folder):
         if pump.poll() is not None:
             raise EndedError("the pump has ended")
         if time.monotonic() > began + DRAIN_SECONDS + records / 2000:
@@ -228,6 +236,12 @@ def spent(found: Sequence[processes.Usage], coordinator: int) -> dict[str, float
 def pending(client: redis.Redis) -> bool:
     """Say whether the list or a claim is still there."""
     return bool(client.exists(LIST)) or any(client.scan_iter("*claim*", count=1000))
+
+
+def waiting(folder: Path) -> bool:
+    """Say whether records wait on the disk."""
+    now = msgspec.convert(ask(folder / "state", "status"), Snapshot)
+    return bool(now.journal_records) or any(pump.pending for pump in now.pumps)
 
 
 def role(used: processes.Usage, coordinator: int) -> str:

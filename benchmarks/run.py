@@ -84,6 +84,12 @@ def arguments() -> argparse.ArgumentParser:
         type=int,
         help="records of so many API keys and paths, which are as many series",
     )
+    parser.add_argument(
+        "--journal",
+        choices=("redis", "disk"),
+        default="redis",
+        help="where records wait: `journal.type` of the configuration",
+    )
     parser.add_argument("--server", help="path of the server to use")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -116,7 +122,7 @@ def run_ways(raws: list[bytes], options: argparse.Namespace) -> list[Any]:
         print(HEAD)
     for names in ways:
         try:
-            run = end_to_end.measure(raws, names, records, binary)
+            run = end_to_end.measure(raws, names, records, binary, options.journal)
         except targets.AbsentError as exc:
             print(f"{'+'.join(names):<{WIDTH}}{exc}", file=sys.stderr, flush=True)
             continue
