@@ -340,7 +340,7 @@ class Coordinator:
                 if not worker.has_room(self.root.queue_bytes):
                     continue
                 span = worker.lane.next_span(streams)
-                if span is None or self._settler.waits(span.stream, worker.lane.field):
+                if span is None:
                     continue
                 frames: list[Frame] = []
                 if not self._lifeline.run(lambda s: self._fetch(s, span, frames)):  # noqa: B023

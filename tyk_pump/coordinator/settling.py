@@ -53,10 +53,6 @@ class Settler:
             return False
         return self._due or bool(self._moved) or bool(self.error) or self._journal.due
 
-    def waits(self, stream: str, field: str) -> bool:
-        """Say whether a pump gets no frames: its last claim's row is on no disk."""
-        return bool(self.error) and (stream, field) in self.books.unwritten
-
     def knows(self, stream: str) -> bool:
         """Say whether there is a book for a stream; before that nothing is offered."""
         return self.books.book(stream) is not None
@@ -277,7 +273,7 @@ class Settler:
             if self.error != str(exc):
                 self.error = str(exc)
                 logger.error(
-                    "the ledger cannot be written, claims wait",
+                    "the ledger cannot be written, cursors and claims wait",
                     extra={"prefix": "main", "reason": str(exc)},
                 )
             return self.books.unwritten
