@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tyk_pump.coordinator.lanes import BLOCK, Lane, add
@@ -29,6 +29,7 @@ def drain(lane: Lane, source: Stream, window: int) -> list[tuple[int, int]]:
     return spans
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 12 * BLOCK),
     st.integers(1, 5),
