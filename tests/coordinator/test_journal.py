@@ -110,8 +110,6 @@ def test_only_what_is_too_much_is_copied(state: StateFile) -> None:
     """With `redis` nothing is copied below the limit, and not much more beyond."""
     source: Any = Redis(100, P=0)
     journal, windows = make(state, type="redis", max_bytes=400)
-    assert not journal.copy(source, windows)  # nothing is known of the records' size
-    windows.frame(source, Span(STREAM, 0, 10))
     copy_all(journal, windows, source)
     copied = journal.kept(STREAM)
     assert 0 < copied < 100

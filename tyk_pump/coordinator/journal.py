@@ -213,12 +213,24 @@ class Journal:
             limit = self.root.journal.max_bytes
             self._tell_full(bool(limit) and self.bytes >= limit)
             return limit - self.bytes if limit else self.root.queue_bytes
+        self._tell_full(False)
+        if not windows.mean:
+            self._look_at_one(source, windows)
         waiting = int(records * windows.mean)
         if waiting > self.limit:
             self._relieving = True
         over = waiting - int(self.limit * REST)
         self._relieving = self._relieving and over > 0
         return over if self._relieving else 0
+
+    def _look_at_one(self, source: Source, windows: Windows) -> None:
+        """Learn how large records are, where no pump reads any."""
+        for stream in source.streams.values():
+            position = max(stream.trimmed, self.kept(stream.id))
+            found = stream.find(position)
+            if found is not None and found[1].base <= position:
+                windows.frame(source, Span(stream.id, position, found[1].end))
+                return
 
     def _tell_full(self, full: bool) -> None:
         if full and not self.full:
