@@ -249,3 +249,29 @@ def test_a_removed_pump_is_owed_nothing_of_the_disk(state: StateFile) -> None:
     copy_all(journal, windows, source)
     journal.forget("Q")
     assert positions(journal) == positions(make(state)[0]) == {"P": 0}
+
+
+def test_what_is_known_of_a_claim_stays_known_as_its_part_grows(
+    state: StateFile,
+) -> None:
+    """A claim in both places: what was settled of it on the disk is not forgotten."""
+    source: Any = Redis(100, P=0, Q=0)
+    journal, windows = make(state, max_bytes=150)
+    copy_all(journal, windows, source)
+    first = journal.kept(STREAM)
+    part, stream = journal.parts[STREAM], source.stream
+    part.progress["Q"] = Progress(first, since=0, counts=Counts(delivered=first))
+    stream.progress["Q"] = Progress(
+        60, since=first, counts=Counts(delivered=60 - first)
+    )
+    journal.root = RootOptions(
+        journal=JournalOptions(type="disk", max_bytes=300), window_records=10
+    )
+    copy_all(journal, windows, source)
+    assert first < journal.kept(STREAM) < 60
+    assert part.progress["Q"].counts + stream.progress["Q"].counts == Counts(60)
+    journal.root = RootOptions(journal=JournalOptions(type="disk"), window_records=10)
+    copy_all(journal, windows, source)
+    assert journal.kept(STREAM) == 100
+    assert part.progress["Q"] == Progress(60, since=0, counts=Counts(60))
+    assert stream.progress["Q"] == Progress(100)

@@ -42,6 +42,16 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def size(count: int) -> str:
+    """Return a number of bytes as a person says it: `3.2 MiB`."""
+    amount, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
 def _content(now: Snapshot) -> str:
     state = "ready" if now.ready else "not ready"
     kind = "good" if now.ready else "bad"
@@ -69,8 +79,13 @@ def _tiles(now: Snapshot) -> str:
         ("Redis", "answers" if not now.redis else "away", masked(now.redis)),
         ("In the gateway's lists", f"{sum(now.lists.values()):,}", "records"),
         ("Claimed, not settled", f"{now.claimed_records:,}", f"in {now.claims} claims"),
+        (
+            "On the disk, not settled",
+            f"{now.journal_records:,}",
+            f"frames take {size(now.journal_bytes)}",
+        ),
         ("Claimed since the start", f"{now.claimed_total:,}", "records"),
-        ("Lost by Redis", f"{now.lost_records:,}", "records"),
+        ("Lost", f"{now.lost_records:,}", "records"),
     ]
     cells = "".join(
         f"<div><b>{escape(value)}</b><span>{escape(label)}</span>"

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from tyk_pump.admin.control import ask
-from tyk_pump.admin.page import duration
+from tyk_pump.admin.page import duration, size
 from tyk_pump.cli.common import (
     conf_option,
     json_option,
@@ -53,10 +53,13 @@ def status(conf: str, as_json: bool) -> None:
         f" {waiting:,} in the gateway's lists, {now.claimed_total:,} claimed since"
         " the start"
     )
-    if now.lost_records:
-        click.secho(
-            f"{now.lost_records:,} claimed records were lost by Redis", fg="red"
+    if now.journal_frames:
+        click.echo(
+            f"{now.journal_records:,} records wait on the disk, where frames take"
+            f" {size(now.journal_bytes)}"
         )
+    if now.lost_records:
+        click.secho(f"{now.lost_records:,} claimed records were lost", fg="red")
     for pump in now.pumps:
         if pump.ledger.difference:
             click.secho(

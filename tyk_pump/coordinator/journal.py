@@ -464,15 +464,16 @@ def _split(
     behind = msgspec.structs.replace(cursor, position=end, since=end, counts=Counts())
     if part is not None and before is not None and before.position < part.end:
         return before, behind
-    if before is None:
-        before = Progress(position=first)
+    if part is None or before is None or cursor.since > part.end:
+        # Nothing here belongs to the claim that it is in, in Redis.
+        before = msgspec.structs.replace(
+            before or Progress(), since=min(cursor.since, end), counts=Counts()
+        )
     if cursor.position >= end:
-        here = msgspec.structs.replace(before, position=end, since=end, counts=Counts())
-        return here, cursor
+        return msgspec.structs.replace(before, position=end), cursor
     here = msgspec.structs.replace(
         before,
         position=max(cursor.position, first),
-        since=cursor.since if before.since == before.position else before.since,
         counts=before.counts + cursor.counts,
     )
     return here, behind
