@@ -80,6 +80,14 @@ PUMP_METRICS = (
         "pending",
     ),
     Metric(
+        "tyk_pump_replay_pending_records",
+        "gauge",
+        "Kept records that `tyk-pump replay` asked for and that wait.",
+        "It falls while a replay goes on; `tyk-pump replay --cancel` ends one.",
+        PUMP,
+        "replaying",
+    ),
+    Metric(
         "tyk_pump_lag_seconds",
         "gauge",
         "Age of the oldest claim that this pump has not settled.",

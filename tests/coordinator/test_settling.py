@@ -80,7 +80,7 @@ def marked(folder: Path) -> tuple[FullDisk, Replays, Settler]:
     state = FullDisk(folder / "state.db")
     state.store_dead("P", "l", "msgpack", [DeadRecord(0, "S:0", "no", b"x")], 1.0)
     settler = Settler(state, journal(state), Clock())
-    replays = Replays(state, settler.store)
+    replays = Replays(state, settler.store, Clock())
     assert replays.mark("P") == 1
     return state, replays, settler
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "options": "tyk_pump.cli.options:options",
     "schema": "tyk_pump.cli.options:schema",
     "dead-letters": "tyk_pump.cli.letters:letters",
+    "replay": "tyk_pump.cli.replay:replay",
     "claims": "tyk_pump.cli.claims:claims",
     "audit": "tyk_pump.cli.audit:audit",
     "demo": "tyk_pump.cli.demo:demo",

@@ -165,6 +165,17 @@ def _print(found: Audit, hours: bool) -> None:
         if letters.difference:
             text += click.style(f", difference {letters.difference:,}", fg="red")
         click.echo(text)
+    for replays in found.replays:
+        text = (
+            f"{replays.pump}: {replays.asked:,} kept records replayed,"
+            f" {replays.delivered:,} delivered, {replays.filtered:,} filtered,"
+            f" {replays.dead:,} dead, {replays.pending:,} pending"
+        )
+        text += f", {replays.cancelled:,} cancelled" if replays.cancelled else ""
+        text += f", {replays.lost:,} lost" if replays.lost else ""
+        if replays.difference:
+            text += click.style(f", difference {replays.difference:,}", fg="red")
+        click.echo(text)
     if found.balanced:
         click.secho("balanced", fg="green")
     else:

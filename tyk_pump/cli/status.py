@@ -61,6 +61,8 @@ def status(conf: str, as_json: bool) -> None:
     if now.lost_records:
         click.secho(f"{now.lost_records:,} claimed records were lost", fg="red")
     for pump in now.pumps:
+        if pump.replaying:
+            click.echo(f"{pump.replaying:,} records are being replayed to {pump.name}")
         if pump.ledger.difference:
             click.secho(
                 f"the books of {pump.name} do not balance, by"

@@ -17,7 +17,7 @@ from tyk_pump.coordinator.books import Books, abandoned
 from tyk_pump.coordinator.lanes import Lane
 from tyk_pump.coordinator.snapshot import Numbers
 from tyk_pump.source.claims import Claim, Progress, Source, Stream
-from tyk_pump.state.ledger import Ledger, LetterSums, Row, hour_of
+from tyk_pump.state.ledger import Ledger, LetterSums, ReplaySums, Row, hour_of
 from tyk_pump.ulid import ulid_time
 
 
@@ -36,6 +36,13 @@ class Letters(LetterSums, kw_only=True):
     difference: int = 0
 
 
+class Replays(ReplaySums, kw_only=True):
+    """A pump's replays of kept records as `audit` shows them, of all times."""
+
+    pump: str
+    difference: int = 0
+
+
 class Audit(msgspec.Struct, kw_only=True):
     """The whole result."""
 
@@ -43,6 +50,7 @@ class Audit(msgspec.Struct, kw_only=True):
     pumps: Sequence[Line]
     hours: Sequence[Line]
     letters: Sequence[Letters]
+    replays: Sequence[Replays] = ()
 
 
 class View(msgspec.Struct, kw_only=True):
@@ -110,10 +118,23 @@ def audit(
         for name, sums in sorted(ledger.letters().items())
         if pump in ("", name)
     ]
-    wrong = any(one.difference for one in hours) or any(
-        one.difference for one in letters
+    replays = [
+        _replays(name, sums)
+        for name, sums in sorted(ledger.replays().items())
+        if pump in ("", name)
+    ]
+    differences = [
+        *(line.difference for line in hours),
+        *(one.difference for one in letters),
+        *(one.difference for one in replays),
+    ]
+    return Audit(
+        balanced=not any(differences),
+        pumps=pumps,
+        hours=hours,
+        letters=letters,
+        replays=replays,
     )
-    return Audit(balanced=not wrong, pumps=pumps, hours=hours, letters=letters)
 
 
 def numbers(books: Books, source: Source) -> dict[str, Numbers]:
@@ -250,4 +271,10 @@ def _by_pump(hours: Iterable[Line]) -> list[Line]:
 def _letters(pump: str, sums: LetterSums) -> Letters:
     shown = Letters(pump=pump, **msgspec.structs.asdict(sums))
     shown.difference = sums.stored - sums.replayed - sums.dropped - sums.kept
+    return shown
+
+
+def _replays(pump: str, sums: ReplaySums) -> Replays:
+    shown = Replays(pump=pump, **msgspec.structs.asdict(sums))
+    shown.difference = sums.asked - sums.settled - sums.pending
     return shown

@@ -21,7 +21,7 @@ from tyk_pump.coordinator.lanes import Lane, add
 from tyk_pump.cursors import Counts
 from tyk_pump.source.claims import Claim, Progress, Source, Stream
 from tyk_pump.state.file import StateFile
-from tyk_pump.state.ledger import Row
+from tyk_pump.state.ledger import ROWS_KEPT, Row
 from tyk_pump.ulid import ulid_time
 
 FOLD_SECONDS = 600.0
@@ -164,6 +164,20 @@ class Books:
         self._opened.clear()
         self._closed.clear()
         self._elsewhere = None
+
+    def owed(self, stream: Stream, name: str, claim: Claim) -> list[str]:
+        """Return the pumps that were owed a claim, whatever they have settled."""
+        known = {key[2] for key in (*self._opened, *self._closed) if key[1] == name}
+        known |= self.ledger.cursors(stream.id, name)
+        found = {cursors.parts(cursor)[0] for cursor in known}
+        if (claim.at or ulid_time(name)) < self._clock.now() - ROWS_KEPT:
+            # Rows that are closed for long are gone; and so is who has settled it.
+            found |= {
+                cursors.parts(cursor)[0]
+                for cursor, progress in stream.progress.items()
+                if progress.since >= claim.end
+            }
+        return sorted(found)
 
     # From outcomes to rows
 

@@ -154,8 +154,15 @@ class Journal:
             return options.max_bytes
         return self.redis_limit // 4 or WITHOUT_LIMIT
 
-    def copy(self, source: Source, windows: Windows) -> list[Stream]:
+    def copy(
+        self,
+        source: Source,
+        windows: Windows,
+        owed: Callable[[Stream, str, Claim], Sequence[str]] = lambda *_: (),
+    ) -> list[Stream]:
         """Copy what should not wait in Redis; return the streams it was copied from.
+
+        `owed` says which pumps are owed a claim, for replays.
 
         The cursors that stood before it stand behind it afterwards; the caller has them
         written and the claims trimmed. While there is something returned there may be
@@ -166,6 +173,7 @@ class Journal:
             return []
         frames: list[disk.Frame] = []
         places: list[tuple[Stream, Claim]] = []
+        pumps: dict[str, Sequence[str]] = {}
         for stream in source.streams.values():
             if wanted <= 0 or len(frames) >= BATCH_FRAMES:
                 break
@@ -178,6 +186,12 @@ class Journal:
                 window = windows.frame(source, Span(stream.id, position, claim.end))
                 if window is None:
                     break
+                try:
+                    if name not in pumps:
+                        pumps[name] = owed(stream, name, claim)
+                except StateError as exc:
+                    self._refused(exc)
+                    return []
                 frames.append(
                     disk.Frame(
                         stream=stream.id,
@@ -188,6 +202,7 @@ class Journal:
                         codec=claim.codec,
                         at=claim.at,
                         data=window.data,
+                        pumps=pumps[name],
                     )
                 )
                 places.append((stream, claim))

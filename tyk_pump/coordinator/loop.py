@@ -95,7 +95,7 @@ class Coordinator:
         )
         self._windows = Windows(config.root, self._journal.frame)
         self._settler = Settler(state, self._journal, self.clock)
-        self._replays = Replays(state, self._settler.store)
+        self._replays = Replays(state, self._settler.store, self.clock)
         self._replay_next = 0.0
         self._unknown: dict[str, float] = {}
         self._requests: queue.SimpleQueue[tuple[str, dict[str, Any], Future[Any]]] = (
@@ -186,8 +186,9 @@ class Coordinator:
         self._settler.retry(self.workers, source)
         busy = self._lifeline.usable and self._copy()
         busy = (offering and self._lifeline.usable and self._offer()) or busy
-        if offering and now >= self._replay_next:
+        if offering and now >= self._replay_next and not self._stopping:
             self._replay_next = now + 1.0
+            self._replays.look()
             for worker in self.workers:
                 self._replays.offer(worker, self._windows)
         if self._settler.due and self._lifeline.usable:
@@ -239,6 +240,7 @@ class Coordinator:
     def _accept(self, worker: WorkerHandle, done: outcome.Outcome) -> None:
         if self._replays.owns(worker, done):
             self._replays.settle(worker, done)
+            self._replay_next = 0.0  # it may have the next part at once
         elif worker.lane.acknowledged(done.stream, done.first, done.end):
             if self._lifeline.source is not None:
                 self._settler.accept(worker, done, self._lifeline.source)
@@ -357,7 +359,9 @@ class Coordinator:
         """Copy to the disk what should not wait in Redis; True when there is more."""
         copied: list[Stream] = []
         self._lifeline.run(
-            lambda s: copied.extend(self._journal.copy(s, self._windows))
+            lambda s: copied.extend(
+                self._journal.copy(s, self._windows, self._settler.books.owed)
+            )
         )
         self._settler.copied(copied)
         return bool(copied)
@@ -414,6 +418,9 @@ class Coordinator:
                 if ids is not None and not all(isinstance(one, int) for one in ids):
                     raise ConfigError("ids: expected numbers")
                 return {"marked": self._replays.mark(pump, ids)}
+            case "replay":
+                self._replay_next = 0.0
+                return {"pumps": sorted({w.config.name for w in self.workers})}
             case "audit":
                 return self._audit(arguments)
             case "claims.forget":
@@ -616,7 +623,13 @@ class Coordinator:
             ready=not reasons,
             reasons=reasons,
             pumps=[
-                pump_snapshot(group, streams, now, self._settler.numbers)
+                pump_snapshot(
+                    group,
+                    streams,
+                    now,
+                    self._settler.numbers,
+                    self._replays.waiting,
+                )
                 for group in by_pump.values()
             ],
             redis=lifeline.error,

@@ -17,6 +17,7 @@ def pump_snapshot(
     streams: Sequence[Stream],
     now: float,
     books: Mapping[str, Numbers],
+    replaying: Mapping[str, int],
 ) -> PumpSnapshot:
     """Add up the workers of one pump; the state is that of the worst."""
     worst = next((w for w in workers if w.state != "running"), workers[0])
@@ -39,6 +40,7 @@ def pump_snapshot(
         history=history,
         write_buckets=_columns([c.write_buckets for c in counts]),
         write_seconds=sum(c.write_seconds for c in counts),
+        replaying=replaying.get(worst.config.name, 0),
         ledger=books.get(worst.config.name, Numbers()),
         pids=[w.process.pid for w in workers if w.process and w.process.pid],
     )

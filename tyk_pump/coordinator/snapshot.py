@@ -49,6 +49,8 @@ class PumpSnapshot(msgspec.Struct, kw_only=True):
     )
     """Writes per bucket (not cumulative), see WRITE_BUCKETS."""
     write_seconds: float = 0.0
+    replaying: int = 0
+    """Kept records that wait to be delivered once more, some seconds ago."""
     ledger: Numbers = msgspec.field(default_factory=Numbers)
     """What is booked since the state file was made, some seconds ago."""
     pids: list[int] = msgspec.field(default_factory=list)

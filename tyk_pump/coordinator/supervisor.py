@@ -309,6 +309,16 @@ class WorkerHandle:
             self.lane.restarted()
         return poison
 
+    def died_of_its_frame(self) -> bool:
+        """Say whether a worker that has ended can only have done so for what it had.
+
+        To be asked before `reap`: not one that was told to leave, could not open its
+        pump, or waited too long for a back end.
+        """
+        told = self._stopping or self._killed == TOLD_TO
+        waited = bool(self._killed) and self._killed_writing
+        return not told and self._failed is None and not waited
+
     def tick(self) -> None:
         """Move the history on; called once a second."""
         self.history = [*self.history[1:], 0]

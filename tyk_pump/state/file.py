@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from tyk_pump.errors import StateError
-from tyk_pump.state import journal, ledger
+from tyk_pump.state import journal, ledger, replay
 from tyk_pump.worker.outcome import DeadRecord
 
 _APPLICATION: Final = 0x54594B50  # "TYKP", so that `file` and others know it
@@ -48,7 +48,11 @@ _VERSION_1: Final = (
         PRIMARY KEY (stream, field)
     ) WITHOUT ROWID""",
 )
-_VERSION_2: Final[tuple[str, ...]] = (*ledger.TABLES, *journal.TABLES)
+_VERSION_2: Final[tuple[str, ...]] = (
+    *ledger.TABLES,
+    *journal.TABLES,
+    *replay.TABLES,
+)
 _VERSIONS: Final = (_VERSION_1, _VERSION_2)
 """What makes each version of the file from the one before; the first from nothing."""
 VERSION: Final = len(_VERSIONS)
@@ -100,6 +104,7 @@ class StateFile:
         self._lock = threading.Lock()
         self._connections: list[sqlite3.Connection] = []
         self.ledger = ledger.Ledger(self)
+        self.replay_store = replay.ReplayStore(self)
         with self.transaction() as db:
             self._check_version(db)
 

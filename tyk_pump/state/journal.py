@@ -35,6 +35,7 @@ TABLES: Final = (
         list TEXT NOT NULL,
         codec TEXT NOT NULL,
         at REAL NOT NULL,
+        pumps TEXT NOT NULL,
         size INTEGER NOT NULL,
         digest INTEGER NOT NULL,
         data BLOB NOT NULL,
@@ -77,6 +78,8 @@ class Frame(msgspec.Struct, kw_only=True):
     """When its records were claimed, in seconds since the epoch."""
     data: bytes
     """As on a worker's queue; empty where Redis had lost the records."""
+    pumps: Sequence[str] = ()
+    """Those that were owed it, for a replay."""
 
 
 class KeptClaim(msgspec.Struct, kw_only=True):
@@ -218,12 +221,15 @@ class FrameStore:
         with self._file.transaction() as db:
             db.executemany(
                 """INSERT OR REPLACE INTO frames
-                    (stream, first, end, claim, list, codec, at, size, digest, data)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                    (stream, first, end, claim, list, codec, at, pumps, size, digest,
+                    data)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 (
                     (
                         *(one.stream, one.first, one.end, one.claim),
-                        *(one.list, one.codec, one.at, len(one.data)),
+                        *(one.list, one.codec, one.at),
+                        msgspec.json.encode(one.pumps).decode(),
+                        len(one.data),
                         *(check_sum(one.stream, one.first, one.data), one.data),
                     )
                     for one in frames

@@ -90,6 +90,17 @@ TABLES: Final = (
         dropped INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (pump, hour)
     ) WITHOUT ROWID""",
+    """CREATE TABLE ledger_replays (
+        pump TEXT NOT NULL,
+        hour INTEGER NOT NULL,
+        asked INTEGER NOT NULL DEFAULT 0,
+        delivered INTEGER NOT NULL DEFAULT 0,
+        filtered INTEGER NOT NULL DEFAULT 0,
+        dead INTEGER NOT NULL DEFAULT 0,
+        lost INTEGER NOT NULL DEFAULT 0,
+        cancelled INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (pump, hour)
+    ) WITHOUT ROWID""",
     # Letters of a file that is older than the ledger were stored by somebody.
     f"""INSERT INTO ledger_letters (pump, hour, stored)
         SELECT pump, CAST(at / {HOUR} AS INTEGER) * {HOUR}, count(*)
@@ -174,6 +185,23 @@ class LetterSums(msgspec.Struct, kw_only=True):
     kept: int = 0
 
 
+class ReplaySums(msgspec.Struct, kw_only=True):
+    """Records kept in the journal that were delivered to a pump once more."""
+
+    asked: int = 0
+    delivered: int = 0
+    filtered: int = 0
+    dead: int = 0
+    lost: int = 0
+    cancelled: int = 0
+    pending: int = 0
+
+    @property
+    def settled(self) -> int:
+        """All of which is known what became of it."""
+        return self.delivered + self.filtered + self.dead + self.lost + self.cancelled
+
+
 class Ledger:
     """The ledger's tables in the state file."""
 
@@ -246,6 +274,15 @@ class Ledger:
             for stream, claim, cursor, at, base, end, claimed, adopted in rows
         ]
 
+    def cursors(self, stream: str, claim: str) -> set[str]:
+        """Return the cursors that have rows of a claim."""
+        with self._file.transaction(write=False) as db:
+            rows = db.execute(
+                "SELECT cursor FROM ledger WHERE stream = ? AND claim = ?",
+                (stream, claim),
+            ).fetchall()
+        return {row[0] for row in rows}
+
     def open_streams(self) -> set[str]:
         """Return the streams that have rows which are not closed."""
         with self._file.transaction(write=False) as db:
@@ -311,6 +348,26 @@ class Ledger:
             found.setdefault(pump, LetterSums()).kept = count
         return found
 
+    def replays(self) -> dict[str, ReplaySums]:
+        """Return the replays of kept records per pump, of all times."""
+        names = ReplaySums.__struct_fields__[:-1]
+        with self._file.transaction(write=False) as db:
+            rows = db.execute(
+                f"""SELECT pump, {", ".join(f"sum({name})" for name in names)}
+                FROM ledger_replays GROUP BY pump"""
+            ).fetchall()
+            pending = db.execute(
+                """SELECT pump, sum(end - position) FROM replays
+                WHERE complete AND ended IS NULL GROUP BY pump"""
+            ).fetchall()
+        found = {
+            pump: ReplaySums(**dict(zip(names, numbers, strict=True)))
+            for pump, *numbers in rows
+        }
+        for pump, count in pending:
+            found.setdefault(pump, ReplaySums()).pending = count
+        return found
+
 
 def book_letters(
     db: sqlite3.Connection,
@@ -331,6 +388,21 @@ def book_letters(
             replayed = replayed + excluded.replayed,
             dropped = dropped + excluded.dropped""",
         (pump, hour_of(now), stored, replayed, dropped),
+    )
+
+
+def book_replay(db: sqlite3.Connection, pump: str, now: float, **counts: int) -> None:
+    """Count records of replays, in the transaction that moves them."""
+    some = {name: count for name, count in counts.items() if count}
+    if not some:
+        return
+    names = ", ".join(some)
+    marks = ", ".join("?" for _ in some)
+    sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in some)
+    db.execute(
+        f"""INSERT INTO ledger_replays (pump, hour, {names}) VALUES (?, ?, {marks})
+        ON CONFLICT (pump, hour) DO UPDATE SET {sums}""",
+        (pump, hour_of(now), *some.values()),
     )
 
 
@@ -390,4 +462,13 @@ def _sums(numbers: Sequence[int]) -> Sums:
     return Sums(**dict(zip(_SUMS, numbers, strict=True)))
 
 
-__all__ = ["Ledger", "LetterSums", "Row", "Sums", "book_letters", "hour_of"]
+__all__ = [
+    "Ledger",
+    "LetterSums",
+    "ReplaySums",
+    "Row",
+    "Sums",
+    "book_letters",
+    "book_replay",
+    "hour_of",
+]
