@@ -1,18 +1,22 @@
 # `make` alone lists the targets. VENV names the virtual environment, PYTHON the
 # interpreter it is made from, JOBS how many tests run side by side,
 # KILLS how many kills `make torture` deals out in each of its tests, RECORDS how many
-# records its audit of the stores sends.
+# records its audit of the stores sends, FIGURES where it puts what it has measured.
 
 VENV ?= .venv
 JOBS ?= 4
 KILLS ?= 300
 RECORDS ?= 100000
+FIGURES ?= torture.jsonl
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	&& echo $$p && break; done)
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SOURCES := tyk_pump tests scripts benchmarks setup.py
+TORTURE := tests/daemon/test_laboratory.py tests/daemon/test_isolation.py \
+	tests/daemon/test_swap.py tests/daemon/test_kills.py tests/daemon/test_mix.py \
+	tests/daemon/test_journal.py tests/daemon/test_ledger.py tests/daemon/test_audit.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install format lint types docs docs-check servers test golden torture bench \
@@ -56,9 +60,11 @@ test: $(READY) ## Run the whole suite
 golden: $(READY) ## Compare with what the reference sent, and print the differences
 	$(RUN) -m pytest -n $(JOBS) -vv tests/golden
 
-torture: $(READY) ## Kill and freeze processes under load, hundreds of times
-	TYK_PUMP_KILLS=$(KILLS) TYK_PUMP_RECORDS=$(RECORDS) $(RUN) -m pytest -v \
-		tests/daemon/test_kills.py tests/daemon/test_mix.py tests/daemon/test_audit.py
+torture: $(READY) ## Kill and freeze processes under load, hundreds of times; print figures
+	@rm -f $(FIGURES)
+	TYK_PUMP_KILLS=$(KILLS) TYK_PUMP_RECORDS=$(RECORDS) \
+		TYK_PUMP_FIGURES=$(abspath $(FIGURES)) $(RUN) -m pytest -v $(TORTURE); \
+		tests=$$?; $(RUN) scripts/figures.py $(FIGURES) && exit $$tests
 
 bench: $(READY) ## Measure each stage and the whole way
 	$(RUN) -m benchmarks.run

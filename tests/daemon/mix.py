@@ -30,6 +30,7 @@ from tests.servers.segment import KEY, Api
 from tests.servers.splunk import TOKEN as SPLUNK_TOKEN
 from tests.servers.splunk import Collector
 from tests.servers.timestream import Timestream as TimestreamServer
+from tests.servers.tls import Authority
 
 PER_PATH = re.compile(r'^tyk_http_status_per_path\{.*path="([^"]*)"\} (\d+)', re.M)
 PATH_OF = re.compile(rb" path:(\S*) raw_path:")
@@ -56,7 +57,7 @@ class Side:
 
     def __init__(self, name: str, meta: dict[str, Any]) -> None:
         self.name = name
-        self.section = {
+        self.section: dict[str, Any] = {
             "type": name,
             "meta": meta,
             "retry": {"initial": 0.05, "max": 0.3},
@@ -162,9 +163,9 @@ MOODS = (
 class Index(ClusterServer):
     """Keeps documents by their ids, however many."""
 
-    def __init__(self) -> None:
+    def __init__(self, authority: Authority | None = None) -> None:
         self.by_id: dict[str, Document] = {}
-        super().__init__()
+        super().__init__(authority=authority)
 
     def _take(self, document: Document, action: str) -> dict[str, Any]:
         where = {"_index": document.index, "_id": document.id}

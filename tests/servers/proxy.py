@@ -1,4 +1,4 @@
-"""A TCP proxy that delays, swallows and cuts what goes through it, on command."""
+"""A TCP proxy that delays, swallows, cuts and corrupts what goes through it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Proxy:
         self._left: int | None = None
         self._cut = False
         self._deaf = False
+        self._corrupts = False
         self._holes = threading.Event()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -51,6 +52,10 @@ class Proxy:
         """Let what the clients send arrive, and cut as soon as an answer comes."""
         self._deaf = True
 
+    def corrupt(self) -> None:
+        """Change a byte in the middle of each piece, either way, until `heal`."""
+        self._corrupts = True
+
     def swallow(self) -> None:
         """Take everything and pass on nothing, either way, until `heal`."""
         self._holes.set()
@@ -58,6 +63,7 @@ class Proxy:
     def heal(self) -> None:
         """Serve as at first; connections that lost something are reset."""
         self._left, self._cut, self._deaf = None, False, False
+        self._corrupts = False
         if self._holes.is_set():
             self._holes.clear()
             self._reset_all()
@@ -118,6 +124,10 @@ class Proxy:
                     time.sleep(self.delay)
                 if self._holes.is_set():
                     continue
+                if self._corrupts:
+                    half = len(data) // 2
+                    other = bytes([(data[half] + 1) % 256])
+                    data = data[:half] + other + data[half + 1 :]
                 if self._deaf and not upwards:
                     self.cut()
                     break

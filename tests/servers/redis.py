@@ -129,20 +129,23 @@ class Factory:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, masters: int = 3) -> Iterator[list[RedisServer]]:
-    """Start a cluster of so many masters, all slots served."""
+def cluster(
+    folder: Path, masters: int = 3, replicas: int = 0
+) -> Iterator[list[RedisServer]]:
+    """Start a cluster of so many masters, all slots served, with replicas of each."""
     client_program = program("redis-cli", "valkey-cli")
     if client_program is None:
         absent("redis-cli")
     factory = Factory(folder)
     try:
-        for number in range(masters):
+        for number in range(masters * (1 + replicas)):
             factory(
                 port=str(_cluster_port()),
                 cluster_enabled="yes",
                 cluster_config_file=f"nodes{number}.conf",
                 cluster_node_timeout="1000",
                 cluster_announce_ip="127.0.0.1",
+                repl_diskless_sync_delay="0",
             )
         addresses = [f"127.0.0.1:{server.port}" for server in factory.servers]
         subprocess.run(
@@ -152,7 +155,7 @@ def cluster(folder: Path, masters: int = 3) -> Iterator[list[RedisServer]]:
                 "create",
                 *addresses,
                 "--cluster-replicas",
-                "0",
+                str(replicas),
                 "--cluster-yes",
             ],
             check=True,

@@ -108,3 +108,13 @@ def test_it_swallows(proxy: Proxy) -> None:
         proxy.heal()
         one.settimeout(10)
         assert _said(one, b"e") == b""
+
+
+def test_it_corrupts(proxy: Proxy) -> None:
+    """A byte of each piece is another one, until it is healed."""
+    with _dial(proxy) as one:
+        proxy.corrupt()
+        said = _said(one, b"hello")
+        assert len(said) == 5 and said != b"hello"
+        proxy.heal()
+        assert _said(one, b"hello") == b"hello"
