@@ -101,6 +101,10 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """What every record has, so that the pump takes it."""
     unfit: dict[str, Any] | None = None
     """Fields of a record that the back end refuses for good; None: it takes all."""
+    mended: Callable[[Seen], object] | None = None
+    """Makes the back end take what it refused; None: the pump itself refuses it."""
+    unheard: bool = False
+    """True where a record may be there whose write has failed in `broken`."""
 
 
 def _csv_arrived(seen: Seen) -> list[str]:
@@ -347,7 +351,7 @@ def _segment(request: pytest.FixtureRequest) -> segment.Api:
 def _aws(request: pytest.FixtureRequest) -> Iterator[aws.Aws]:
     with aws.Aws(request.getfixturevalue("authority")) as made:
         made.fails = lambda text: (
-            "InvalidMessageContents" if '"alias":"unfit"' in text else ""
+            "InvalidMessageContents" if '"alias":"unfit' in text else ""
         )
         yield made
 
@@ -500,8 +504,21 @@ BEYOND = {"timestamp": (10**13, 0)}
 """In a year of six digits, which PostgreSQL does not have."""
 
 
+def _without_indexes(seen: Seen) -> None:
+    """Take the indexes from all columns: a text of any length has room then."""
+    database: Database = seen.server
+    wanted = "SELECT indexname FROM pg_indexes WHERE schemaname = 'public'"
+    for (name,) in database.query(f"{wanted} AND indexdef NOT LIKE '% UNIQUE %'"):
+        database.query(f'DROP INDEX "{name}"')
+
+
 def _sql(
-    kind: str, column: str, fields: dict[str, Any], table: str, unfit: dict[str, Any]
+    kind: str,
+    column: str,
+    fields: dict[str, Any],
+    table: str,
+    unfit: dict[str, Any],
+    mended: Callable[[Seen], object] | None = None,
 ) -> Case:
     """Return the case of a pump that writes rows to PostgreSQL."""
     return Case(
@@ -519,6 +536,7 @@ def _sql(
         secret=lambda seen, text: f"{seen.server.dsn} application_name={text}",
         fields=fields,
         unfit=unfit,
+        mended=mended,
     )
 
 
@@ -627,6 +645,7 @@ def _mongo_aggregate_case(kind: str, fields: dict[str, Any]) -> Case:
         names=False,
         fields=fields,
         unfit={"org_id": "no$name"},
+        unheard=True,
         once=True,
         secret=lambda seen, text: f"{seen.server.wire.url()}?appName={text}",
     )
@@ -685,8 +704,14 @@ def _mongo_case(kind: str, fields: dict[str, Any], **meta: Any) -> Case:
         fields=fields,
         secret=lambda seen, text: f"{seen.server.url()}?appName={text}",
         unfit={"path": "unfit"},
+        mended=lambda seen: setattr(seen.server, "judge", lambda command: None),
+        unheard=True,
         once=True,
     )
+
+
+UNFIT = [f"unfit{number}" for number in range(16)]
+"""Names for records that are refused."""
 
 
 CASES = [
@@ -696,7 +721,10 @@ CASES = [
     _mongo_case("mongo-mcp", MCP, collection_name="c"),
     _mongo_aggregate_case("mongo-pump-aggregate", {"org_id": "o"}),
     _mongo_aggregate_case("mongo-mcp-aggregate", {**MCP, "org_id": "o"}),
-    _sql("sql", "alias", {}, "tyk_analytics", {"api_key": INCOMPRESSIBLE}),
+    _sql(
+        *("sql", "alias", {}, "tyk_analytics", {"api_key": INCOMPRESSIBLE}),
+        mended=_without_indexes,
+    ),
     _sql("sql-graph", "analytics_alias", GRAPHQL, "tyk_analytics_graph", BEYOND),
     _sql("sql-mcp", "analytics_alias", MCP, "tyk_analytics_mcp", BEYOND),
     _sql_aggregate("sql_aggregate", {"org_id": "o"}, "tyk_aggregated"),
@@ -715,6 +743,7 @@ CASES = [
         broken=_cluster_broken,
         once=True,
         unfit={"path": "unfit"},
+        mended=lambda seen: setattr(seen.server, "judge", lambda document: None),
     ),
     _hybrid(lambda seen: [r["alias"] for r in seen.server.records()], names=True),
     _hybrid(
@@ -739,6 +768,7 @@ CASES = [
         touched=lambda seen: bool(seen.server.http.requests),
         broken=_resurface_broken,
         unfit={"api_id": "unfit"},
+        mended=lambda seen: setattr(seen.server, "refuses", lambda message: False),
     ),
     Case(
         type="splunk",
@@ -748,6 +778,7 @@ CASES = [
         touched=lambda seen: bool(seen.server.http.requests),
         broken=_splunk_broken,
         unfit={"method": "UNFIT"},
+        mended=lambda seen: setattr(seen.server, "refuses", lambda event: False),
     ),
     Case(
         type="moesif",
@@ -769,6 +800,7 @@ CASES = [
         },
         arrived=_scraped,
         broken=_no_room,
+        unheard=True,
         names=False,
         once=True,
     ),
@@ -891,6 +923,7 @@ CASES = [
         touched=asked,
         broken=lambda seen: refusing(seen.server),
         unfit={"path": "/unfit"},
+        mended=lambda seen: setattr(seen.server, "unfit", None),
         exact=False,
     ),
     Case(
@@ -907,6 +940,7 @@ CASES = [
         touched=asked,
         broken=lambda seen: refusing(seen.server),
         unfit={"path": "unfit"},
+        mended=lambda seen: setattr(seen.server, "unfit", None),
         once=True,
     ),
     Case(
@@ -917,6 +951,8 @@ CASES = [
         touched=lambda seen: bool(seen.server.http.requests),
         broken=_timestream_broken,
         unfit={"timestamp": (1_600_000_000, 0)},
+        mended=lambda seen: setattr(seen.server, "oldest", 0),
+        unheard=True,
         once=True,
     ),
     Case(
@@ -945,10 +981,11 @@ CASES = [
         touched=lambda seen: bool(seen.server.operations),
         broken=_aws_broken,
         unfit={},
+        mended=lambda seen: setattr(seen.server, "fails", lambda text: ""),
     ),
     Case(
         type="faulty",
-        meta=lambda seen: {"folder": str(seen.folder), "reject": ["unfit"]},
+        meta=lambda seen: {"folder": str(seen.folder), "reject": UNFIT},
         arrived=_faulty_arrived,
         broken=_faulty_broken,
         unfit={},

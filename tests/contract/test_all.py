@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -13,12 +14,12 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from tests.contract.cases import CASES, FAULTY, Case, Seen
+from tests.contract.cases import CASES, FAULTY, UNFIT, Case, Seen
 from tests.worker.bench import End, StillClock, run
 from tyk_pump import channel, pumps
 from tyk_pump.config.load import load
 from tyk_pump.config.options import Secret
-from tyk_pump.config.root import Filters, PumpConfig
+from tyk_pump.config.root import Filters, PumpConfig, RetryOptions
 from tyk_pump.pumps.protocol import Batch, Keeper, Pump
 from tyk_pump.record import analytics, wire
 from tyk_pump.record.analytics import AnalyticsRecord
@@ -156,6 +157,26 @@ class AtFirstPause(StillClock):
             self._then()
 
 
+class Until(End):
+    """Does something once, as soon as the worker has given a certain answer."""
+
+    def __init__(
+        self,
+        frames: list[bytes],
+        reached: Callable[[list[outcome.Message]], bool],
+        action: Callable[[], object],
+    ) -> None:
+        super().__init__(frames)
+        self._reached = reached
+        self._action: Callable[[], object] | None = action
+
+    def answer(self, message: outcome.Message) -> None:
+        super().answer(message)
+        if self._action is not None and self._reached(self.answers):
+            action, self._action = self._action, None
+            action()
+
+
 # The table
 
 
@@ -217,7 +238,7 @@ def test_a_refused_record_does_not_hold_up_the_others(rig: Rig) -> None:
     if rig.case.unfit is None:
         pytest.skip("this back end takes every record")
     raws = [wire.pack(rig.record(name)) for name in numbered(0, 9)]
-    raws.insert(4, wire.pack(rig.record("unfit", **rig.case.unfit)))
+    raws.insert(4, wire.pack(rig.record(UNFIT[0], **rig.case.unfit)))
     data = channel.encode_frame("S", "analytics", "msgpack", 0, None, raws)
     pump = rig.pump()
     (done,) = run(pump, [data], settings=rig.config).outcomes
@@ -285,6 +306,103 @@ def test_a_repeated_frame(rig: Rig) -> None:
         run(pump, [rig.frame(names)], settings=rig.config)
         pump.close()
     rig.assert_arrived(names if rig.case.once else names * 2)
+
+
+def test_what_is_broken_for_too_long(rig: Rig) -> None:
+    """After `retry.max_elapsed` each record owed is a dead letter with the reason.
+
+    Nothing that is not dead is missing, and the next frame goes its way.
+    """
+    if rig.case.broken is None:
+        pytest.skip("this back end never fails")
+    retry = RetryOptions(initial=4, max=4, max_elapsed=3)
+    settings = msgspec.structs.replace(rig.config, retry=retry)
+    names = numbered(0, 120)
+    frames = [rig.frame(names[20:100], 20), rig.frame(names[100:], 100)]
+    pump = rig.pump()
+    run(pump, [rig.frame(names[:20])], settings=settings)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(rig.case.broken(rig.seen))
+        end = Until(frames, lambda told: _settled(told, 1), stack.close)
+        run(pump, [], settings=settings, end=end)
+    pump.close()
+    given_up, after = end.outcomes
+    assert (after.delivered, after.dead) == (20, [])
+    assert given_up.attempts > 1 and given_up.dead
+    assert given_up.delivered + len(given_up.dead) == 80
+    raws = channel.decode_frame(frames[0])[5]
+    for letter in given_up.dead:
+        assert letter.raw == raws[letter.position - 20]
+        assert re.match(r"given up after \d s: .", letter.reason)
+    dead = {letter.position for letter in given_up.dead}
+    assert len(dead) == len(given_up.dead)
+    left = [name for position, name in enumerate(names) if position not in dead]
+    if rig.case.exact and not rig.case.unheard:
+        rig.assert_arrived(left)
+    elif rig.case.names:
+        assert [name for name in rig.arrived() if name in left] == left
+        assert set(rig.arrived()) <= set(names)
+    else:
+        assert len(left) <= len(rig.arrived()) <= len(names)
+
+
+def _settled(answers: list[outcome.Message], frames: int) -> bool:
+    return sum(isinstance(one, outcome.Outcome) for one in answers) >= frames
+
+
+@pytest.mark.parametrize("codec", ["msgpack", "protobuf"])
+def test_bytes_that_are_no_record(rig: Rig, codec: str) -> None:
+    """They are dead letters at the first decoding; those around them arrive."""
+    names = numbered(0, 40)
+    pack = wire.pack if codec == "msgpack" else wire.pack_protobuf
+    raws = [pack(rig.record(name)) for name in names]
+    junk = [b"junk", b"\xc1", b"\xff" * 3000, raws[7][:-20], b"\x0a\xff\xff", b"\x93"]
+    for number, data in enumerate(junk):
+        raws.insert(3 + 5 * number, data)
+    pump = rig.pump()
+    data = channel.encode_frame("S", "analytics", codec, 100, None, raws)
+    (done,) = run(pump, [data], settings=rig.config).outcomes
+    pump.close()
+    assert [(x.position, x.raw) for x in done.dead] == [
+        (103 + 5 * number, data) for number, data in enumerate(junk)
+    ]
+    assert all(letter.reason.startswith(outcome.UNDECODABLE) for letter in done.dead)
+    assert (done.delivered, done.filtered) == (40, 0)
+    rig.assert_arrived(names)
+
+
+def test_a_back_end_that_refuses_everything(rig: Rig) -> None:
+    """After a few dead letters the pump pauses and probes, until it is mended.
+
+    Where the pump itself refuses the records nothing is mended: they stay owed.
+    """
+    if rig.case.unfit is None:
+        pytest.skip("this back end takes every record")
+    names, mended = [*UNFIT, "n0000"], rig.case.mended
+    spans = [(0, 4), (4, 8), (8, 12), (12, 16)]
+    frames = [rig.frame(names[a:b], a, **rig.case.unfit) for a, b in spans]
+    frames.append(rig.frame(names[16:], 16))
+
+    def paused_long(answers: list[outcome.Message]) -> bool:
+        pauses = (isinstance(x, outcome.Trouble) and x.paused for x in answers)
+        return sum(pauses) == 4
+
+    def mend() -> None:
+        assert rig.arrived() == []
+        end.stop() if mended is None else mended(rig.seen)
+
+    pump = rig.pump()
+    end = Until(frames, paused_long, mend)
+    run(pump, [], settings=rig.config, end=end)
+    pump.close()
+    dead = [len(done.dead) for done in end.outcomes]
+    assert paused_long(end.answers)
+    if mended is None:
+        assert dead == [4, 4, 4] and rig.arrived() == []
+    else:
+        assert dead == [4, 4, 4, 0, 0]
+        assert any(isinstance(one, outcome.Recovered) for one in end.answers)
+        rig.assert_arrived(names[12:])
 
 
 # Life

@@ -102,8 +102,8 @@ def cut(answer: Answer) -> Answer:
 
 
 FAULTS = [
-    *(status(code) for code in (500, 502, 504, 429, 408, 401, 403, 404)),
-    status(503, **{"Retry-After": str(RETRY_AFTER)}),
+    *(status(code) for code in (500, 502, 504, 408, 401, 403, 404)),
+    *(status(code, **{"Retry-After": str(RETRY_AFTER)}) for code in (429, 503)),
     status(302, Location="http://elsewhere.example.com/login?secret=1"),
     Fault("away", away),
     Fault("hang", instead(Answer(delay=60)), timeout=1.0),
@@ -206,5 +206,5 @@ def test_nothing_is_lost_or_blamed(rig: Rig, fault: Fault) -> None:
         assert set(rig.arrived()) == set(rig.known(names))
     else:
         rig.assert_arrived(names, after_failure=True)
-    if fault.name == "503":
+    if fault.name in ("429", "503"):
         assert clock.time - began >= RETRY_AFTER

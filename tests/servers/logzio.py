@@ -18,6 +18,7 @@ class Listener(HttpServer):
     def __init__(self, authority: Authority | None = None) -> None:
         self.documents: list[dict[str, object]] = []
         self.token = TOKEN
+        self.unfit: str | None = "/unfit"
         super().__init__(self.listen, authority=authority)
 
     def listen(self, request: Request) -> Answer:
@@ -39,7 +40,7 @@ class Listener(HttpServer):
             except ValueError:
                 malformed += 1
                 continue
-            if found.get("request_uri") == "/unfit":
+            if found.get("request_uri") == self.unfit:
                 malformed += 1
             else:
                 good.append(found)
