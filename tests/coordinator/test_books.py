@@ -146,7 +146,7 @@ class Instance:
         """A new incarnation, that knows what Redis and the state file know."""
         self.born += 1
         self.source: Any = FakeSource(self.redis, f"{self.name}#{self.born}")
-        self.journal = Journal(RootOptions(), self.state, Clock())
+        self.journal = Journal(RootOptions(), self.state, "me", Clock())
         self.settler = Settler(self.state, self.journal, Clock())
         self.workers = [
             WorkerHandle(

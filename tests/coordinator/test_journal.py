@@ -12,7 +12,7 @@ import pytest
 from tests.source.world import FakeClock
 from tyk_pump import channel
 from tyk_pump.config.root import JournalOptions, RootOptions
-from tyk_pump.coordinator.journal import SCOPE, Journal
+from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Span
 from tyk_pump.coordinator.windows import Windows
 from tyk_pump.cursors import Counts
@@ -69,7 +69,7 @@ def make(state: StateFile, **options: Any) -> tuple[Journal, Windows]:
     root = RootOptions(
         journal=JournalOptions(**{"type": "disk", **options}), window_records=10
     )
-    journal = Journal(root, state, FakeClock())
+    journal = Journal(root, state, "me", FakeClock())
     return journal, Windows(root, journal.frame)
 
 
@@ -206,8 +206,8 @@ def test_watermarks_are_apart_where_others_may_have_moved_them(
     journal.compare(source.streams if held else {}, "me")
     frame = windows.frame(source, Span(STREAM, 0, 30))
     assert frame is not None
-    assert channel.decode_frame(frame.data)[6] == (SCOPE if divided else "")
-    assert make(state)[0].parts[STREAM].scope == (SCOPE if divided else "")
+    assert channel.decode_frame(frame.data)[6] == ("@me" if divided else "")
+    assert make(state)[0].parts[STREAM].scope == ("@me" if divided else "")
 
 
 def test_settled_parts_leave_nothing(state: StateFile) -> None:
@@ -275,3 +275,35 @@ def test_what_is_known_of_a_claim_stays_known_as_its_part_grows(
     assert journal.kept(STREAM) == 100
     assert part.progress["Q"] == Progress(60, since=0, counts=Counts(60))
     assert stream.progress["Q"] == Progress(100)
+
+
+def test_what_others_had_meanwhile_is_a_gap_and_not_lost(state: StateFile) -> None:
+    """A stream that comes back further on: its part goes on behind a gap."""
+    source: Any = Redis(30, P=0)
+    journal, windows = make(state)
+    copy_all(journal, windows, source)
+    journal.lost()
+    back: Any = Redis(30, 20, 10, P=50)
+    del back.stream.claims["C0"], back.stream.claims["C1"]
+    copy_all(journal, windows, back)
+    windows.clear()
+    assert journal.frames == len(source.reads) + len(back.reads) + 1
+    assert positions(journal) == {"P": 0}
+    frame = windows.frame(back, Span(STREAM, 30, 60))
+    assert frame is not None
+    assert (frame.first, frame.end, frame.data, frame.lost) == (30, 50, b"", False)
+    frame = windows.frame(back, Span(STREAM, 50, 60))
+    assert frame is not None and names(frame)[0] == b"r50"
+    assert channel.decode_frame(frame.data)[6] == "@me"
+
+
+def test_a_row_that_is_missing_is_a_loss(state: StateFile) -> None:
+    """Only what is written down as a gap is one."""
+    source: Any = Redis(30, P=0)
+    journal, windows = make(state)
+    copy_all(journal, windows, source)
+    windows.clear()
+    with state.transaction() as db:
+        db.execute("DELETE FROM frames WHERE first > 0")
+    frame = windows.frame(source, Span(STREAM, 29, 30))
+    assert frame is not None and not frame.data and frame.lost

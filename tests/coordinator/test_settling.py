@@ -58,7 +58,7 @@ def handle(fault: str = "", index: int = 0, lanes: int = 1) -> WorkerHandle:
 
 def journal(state: StateFile) -> Journal:
     """Return a journal of claims only."""
-    return Journal(RootOptions(), state, Clock())
+    return Journal(RootOptions(), state, "me", Clock())
 
 
 def running(worker: WorkerHandle) -> list[bytes]:
@@ -204,11 +204,11 @@ def test_a_lost_window_waits_for_what_is_with_the_worker(tmp_path: Path) -> None
     coordinator._journal = disk
     worker.lane.offered(Span("S", 0, 20), 10, 1)
     lost = Span("S", 10, 20)
-    assert not coordinator._hand_over(worker, lost, Frame(10, 20, b""))
+    assert not coordinator._hand_over(worker, lost, Frame(10, 20, b"", lost=True))
     assert stream.progress["P"].position == 0
     assert worker.lane.acknowledged("S", 0, 10)
     settler.accept(worker, answer_of("S", 0, 10), source)
-    assert coordinator._hand_over(worker, lost, Frame(10, 20, b""))
+    assert coordinator._hand_over(worker, lost, Frame(10, 20, b"", lost=True))
     assert stream.progress["P"].position == 20
     assert coordinator._windows.lost == 10
     state.close()

@@ -45,14 +45,19 @@ REST: Final = 0.9
 """Copying for want of room in Redis goes on until this share of the limit is left."""
 WITHOUT_LIMIT: Final = 1 << 30
 """Bytes that may wait in a Redis that has no limit of its own."""
-SCOPE: Final = "@disk"
+GAP: Final = "gap"
+"""In a codec's place: positions that another instance had while it held the stream."""
 
 
 class Journal:
     """Copies windows to the disk that should not wait in Redis, and gives them out."""
 
-    def __init__(self, root: RootOptions, state: StateFile, clock: Clock) -> None:
+    def __init__(
+        self, root: RootOptions, state: StateFile, name: str, clock: Clock
+    ) -> None:
         self.root = root
+        self.scope = f"@{name}"
+        """Ends the cursors of divided parts: other instances may have some, too."""
         self.parts: dict[str, Stream] = {}
         self.frames = 0
         self.bytes = 0
@@ -81,12 +86,13 @@ class Journal:
             for name, value in part.cursors.items():
                 stream.progress[name] = unpack(value, Progress)
             for one in part.claims:
-                stream.claims[one.name] = _claim(one)
+                if one.codec != GAP:
+                    stream.claims[one.name] = _claim(one)
             stream.uptime = any(map(cursors.of_uptime, stream.progress))
             stream.trimmed = min(
                 (p.position for p in stream.progress.values()), default=part.kept
             )
-            stream.scope = SCOPE if part.divided else ""
+            stream.scope = self.scope if part.divided else ""
             if part.gone:
                 self._gone.add(part.stream)
             self.parts[part.stream] = stream
@@ -136,7 +142,7 @@ class Journal:
         """Let remaining parts have watermarks of their own."""
         divided = [one for one in streams if not self.parts[one].scope]
         for one in divided:
-            self.parts[one].scope = SCOPE
+            self.parts[one].scope = self.scope
         if divided:
             try:
                 self._store.mark(divided, divided=True)
@@ -154,6 +160,12 @@ class Journal:
             return options.max_bytes
         return self.redis_limit // 4 or WITHOUT_LIMIT
 
+    def wanted(self, source: Source, windows: Windows) -> bool:
+        """Say whether something is to be copied now."""
+        if self._clock.monotonic() < self._disk_at:
+            return False
+        return self._wanted(source, windows) > 0
+
     def copy(
         self,
         source: Source,
@@ -168,9 +180,9 @@ class Journal:
         written and the claims trimmed. While there is something returned there may be
         more at once.
         """
-        wanted = min(self._wanted(source, windows), self.root.queue_bytes)
-        if wanted <= 0 or self._clock.monotonic() < self._disk_at:
+        if not self.wanted(source, windows):
             return []
+        wanted = min(self._wanted(source, windows), self.root.queue_bytes)
         frames: list[disk.Frame] = []
         places: list[tuple[Stream, Claim]] = []
         pumps: dict[str, Sequence[str]] = {}
@@ -273,8 +285,13 @@ class Journal:
             name: {field: pack(one) for field, one in fields.items()}
             for name, fields in progress.items()
         }
+        gaps = [
+            _gap(name, part.end, first)
+            for name, (_, first, _) in spans.items()
+            if (part := self.parts.get(name)) is not None and part.end < first
+        ]
         try:
-            self._store.append(frames, packed)
+            self._store.append([*gaps, *frames], packed)
         except StateError as exc:
             self._refused(exc)
             return []
@@ -300,8 +317,8 @@ class Journal:
         part.claims[frame.claim] = msgspec.structs.replace(
             claim, key="", base=first, length=frame.end - first
         )
+        self.frames += 1 + (frame.first > part.end)
         part.end = self._kept[stream.id] = frame.end
-        self.frames += 1
         self.bytes += len(frame.data)
 
     # From the disk to the workers
@@ -318,14 +335,14 @@ class Journal:
             found = self._store.read(span.stream, span.first)
         except disk.Damaged as exc:
             self._set_aside(span.stream, exc)
-            return Frame(span.first, min(exc.end, span.end), b"")
+            return Frame(span.first, min(exc.end, span.end), b"", lost=True)
         if found is None:
-            return Frame(span.first, span.end, b"")
+            return Frame(span.first, span.end, b"", lost=True)
         if found.first > span.first:
-            return Frame(span.first, min(found.first, span.end), b"")
+            return Frame(span.first, min(found.first, span.end), b"", lost=True)
         end = min(found.end, span.end)
         if not found.data:  # lost already when it was to be copied, or set aside
-            return Frame(span.first, end, b"")
+            return Frame(span.first, end, b"", lost=found.codec != GAP)
         if (found.first, found.end) == (span.first, end) and not part.scope:
             return Frame(span.first, end, found.data)
         stream, name, codec, first, _, records, _ = channel.decode_frame(found.data)
@@ -492,6 +509,19 @@ def _split(
         counts=before.counts + cursor.counts,
     )
     return here, behind
+
+
+def _gap(stream: str, first: int, end: int) -> disk.Frame:
+    return disk.Frame(
+        stream=stream,
+        first=first,
+        end=end,
+        claim="",
+        list="",
+        codec=GAP,
+        at=0.0,
+        data=b"",
+    )
 
 
 def _claim(one: disk.KeptClaim) -> Claim:

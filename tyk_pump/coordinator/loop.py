@@ -82,7 +82,7 @@ class Coordinator:
         self._environ = environ
         self._stats = stats
         self._started = self.clock.now()
-        self._journal = Journal(config.root, state, self.clock)
+        self._journal = Journal(config.root, state, folder.name, self.clock)
         self._lifeline = Lifeline(
             config.root,
             folder,
@@ -195,7 +195,7 @@ class Coordinator:
             self._lifeline.run(lambda s: self._settler.write(s, self.workers))
         if self._stats is not None:
             now = self.clock.monotonic()
-            self._stats.look(now, self._lifeline.streams(), self.workers)
+            self._stats.look(now, self._streams(), self.workers)
         return busy
 
     def listen(self, seconds: float, *, answering: bool = True) -> None:
@@ -358,11 +358,18 @@ class Coordinator:
     def _copy(self) -> bool:
         """Copy to the disk what should not wait in Redis; True when there is more."""
         copied: list[Stream] = []
-        self._lifeline.run(
-            lambda s: copied.extend(
-                self._journal.copy(s, self._windows, self._settler.books.owed)
-            )
-        )
+
+        def copy(source: Source) -> None:
+            if not self._journal.wanted(source, self._windows):
+                return
+            if self._settler.due:
+                # A cursor that is ahead of what is copied stays in Redis: after a
+                # crash it must not be found behind it.
+                self._settler.write(source, self.workers)
+            owed = self._settler.books.owed
+            copied.extend(self._journal.copy(source, self._windows, owed))
+
+        self._lifeline.run(copy)
         self._settler.copied(copied)
         return bool(copied)
 
@@ -379,8 +386,11 @@ class Coordinator:
             part = self._journal.part_at(span.stream, span.first)
             stream = part or (source and source.streams.get(span.stream))
             if stream:
-                self._windows.given_up(span.stream, frame)
-                self._settler.pass_over(worker.lane, stream, frame.first, frame.end)
+                if frame.lost:
+                    self._windows.given_up(span.stream, frame)
+                self._settler.pass_over(
+                    worker.lane, stream, frame.first, frame.end, lost=frame.lost
+                )
             return True
         if worker.channel is None or not worker.channel.offer(frame.data):
             return False

@@ -171,10 +171,12 @@ class Settler:
                 self._moved.add((stream.id, field))
         source.owe(field)  # and streams to come; nothing is left for it to write
 
-    def pass_over(self, lane: Lane, stream: Stream, first: int, end: int) -> None:
+    def pass_over(
+        self, lane: Lane, stream: Stream, first: int, end: int, *, lost: bool = True
+    ) -> None:
         """Move a cursor over positions that hold nothing any more."""
         lane.skip(stream.id, end)
-        self._add(lane, stream, end, Counts(lost=end - first))
+        self._add(lane, stream, end, Counts(lost=end - first if lost else 0))
 
     def _move(self, lane: Lane, done: Outcome, source: Source) -> None:
         became = Counts(done.delivered, done.filtered, len(done.dead), done.lost)

@@ -20,11 +20,13 @@ CACHED_FRAMES = 8
 
 
 class Frame(msgspec.Struct):
-    """One encoded window; without data where the records are lost."""
+    """One encoded window; without data where there is nothing to deliver."""
 
     first: int
     end: int
     data: bytes
+    lost: bool = False
+    """True where its records are lost; False for a gap that others have settled."""
 
 
 class Windows:
@@ -67,7 +69,7 @@ class Windows:
         limit = min(self.records(), span.end - span.first)
         window = source.read(span.stream, span.first, limit)
         if window.lost:
-            return Frame(span.first, span.first + window.lost, b"")
+            return Frame(span.first, span.first + window.lost, b"", lost=True)
         if not window.records:
             return None
         data = channel.encode_frame(
