@@ -302,14 +302,23 @@ class Source:
             return
         for raw_name, raw_owner in streams.items():
             name, owner = text(raw_name), text(raw_owner)
-            # Without memory for a new owner's name the old one does: it is ours too,
-            # and reading and trimming is what makes room again.
-            if owner in self._owners and name not in self.streams:
-                if owner != self.owner:
-                    self._set_owner(name, owner)
+            if owner not in self._owners or name in self.streams:
+                continue
+            if owner == self.owner or self._take_over(name, owner):
                 self._keep(self._load(name))
         if self._leased:
             self._link.execute([("UNLINK", self._keys.lease(self._previous))])
+
+    def _take_over(self, stream: str, owner: str) -> bool:
+        """Become the owner in our previous name's place; False if another was faster.
+
+        Without memory for a new owner's name the old one does: it is ours too, and
+        reading and trimming is what makes room again.
+        """
+        if self._set_owner(stream, owner):
+            return True
+        (found,) = self._ask([("HGET", self._keys.streams, stream)])
+        return found is not None and text(found) in self._owners
 
     def _set_owner(self, stream: str, owner: str) -> bool:
         keys = self._keys
@@ -769,8 +778,7 @@ class Source:
             return False
         raise_first([reply])
         if not self._set_owner(name, owner):
-            (present,) = self._ask([("HGET", self._keys.streams, name)])
-            if present is None:  # finished meanwhile: leave no hash behind
+            if reply:  # it may be finished by now: leave no hash behind
                 self._ask([("HDEL", key, mark)])
             return False
         stream = self._load(name)

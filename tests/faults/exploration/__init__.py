@@ -1,0 +1,1 @@
+"""Every state that the claim protocol can reach within small bounds."""

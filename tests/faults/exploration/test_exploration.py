@@ -1,0 +1,54 @@
+"""No state within these bounds breaks a promise, and from each all can be settled.
+
+`TYK_PUMP_STATES=1` walks through the larger bounds too; so does `make torture`.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.faults.exploration.explorer import Bounds, Explorer
+
+ONE = (("P",),)
+BOTH = (("P",), ("P",))
+
+SMALL = {
+    "failure": Bounds(failures=1),
+    "leave": Bounds(leaves=1),
+    "kill": Bounds(kills=1, instances=ONE, pushes=((0, 1), (1, 1))),
+    "unanswered, and late": Bounds(instances=ONE, failures=1, ghosts=1),
+    "another consumer": Bounds(instances=ONE, kills=1, foreign=1),
+}
+LARGE = {
+    "kill": Bounds(kills=1),
+    "unanswered, and late": Bounds(failures=1, ghosts=1),
+    "kill, other consumer": Bounds(kills=1, foreign=1),
+    "two kills": Bounds(kills=2, instances=ONE, fine=True),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_no_state_breaks_a_promise(name: str) -> None:
+    """Every one that can be reached, each once."""
+    walk(name, SMALL[name])
+
+
+@pytest.mark.skipif(not os.environ.get("TYK_PUMP_STATES"), reason="for make torture")
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.timeout(3600)
+def test_no_state_breaks_a_promise_in_larger_bounds(name: str) -> None:
+    """As above, with more of everything."""
+    walk(name, LARGE[name])
+
+
+def walk(name: str, bounds: Bounds) -> None:
+    """Visit all states, and say how many there are."""
+    explorer = Explorer(bounds)
+    explorer.explore()
+    print(
+        f"\n{name}: {explorer.states} states, {explorer.edges} steps,"
+        f" {explorer.settled} of them at rest"
+    )
+    assert explorer.settled

@@ -1,0 +1,117 @@
+"""Two instances at the same stream: what the exploration found, step by step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from tests.faults.redis_model import RedisModel
+from tests.source.world import LIST, Consumer, make_source
+from tyk_pump.config.root import RedisOptions
+from tyk_pump.source.claims import Source
+from tyk_pump.source.redis import Link
+
+RECORDS = [b"r0", b"r1"]
+STREAMS = "analytics-tyk-pump:streams"
+
+
+class Gated(Link):
+    """A link to a Redis in memory, on which something is done before an exchange."""
+
+    def __init__(self, redis: RedisModel) -> None:
+        super().__init__(RedisOptions())
+        self.redis = redis
+        self.before: Callable[[Sequence[Any]], None] = lambda commands: None
+
+    def execute(self, commands: Sequence[Any], *, atomic: bool = False) -> list[Any]:
+        if commands:
+            self.before(commands)
+        return self.redis.execute(commands, atomic=atomic)
+
+    def compare_and_set(self, key: str, field: str, old: bytes, new: str) -> bool:
+        self.before([("CAS", key, field, old, new)])
+        return self.redis.compare_and_set(key, field, old, new)
+
+
+def once(
+    link: Gated, wanted: Callable[[Sequence[Any]], bool], action: Callable[[], None]
+) -> None:
+    """Do something just before the first exchange of a kind."""
+
+    def before(commands: Sequence[Any]) -> None:
+        if wanted(commands):
+            link.before = lambda commands: None
+            action()
+
+    link.before = before
+
+
+@pytest.fixture
+def redis() -> RedisModel:
+    """A Redis with two records in a list."""
+    model = RedisModel()
+    model.run(("RPUSH", LIST, *RECORDS))
+    return model
+
+
+@pytest.fixture
+def ours(redis: RedisModel) -> Iterator[Gated]:
+    """The link of the instance that something happens to."""
+    with contextlib.closing(Gated(redis)) as link:
+        yield link
+
+
+def claimed(redis: RedisModel, name: str = "a") -> Source:
+    """An instance that has claimed the list."""
+    source = make_source(Gated(redis), name=name)
+    source.start()
+    source.round()
+    return source
+
+
+def end_lease(redis: RedisModel, name: str) -> None:
+    """Let the leases of an instance end."""
+    for key in [key for key in redis.data if f":lease:{name}#" in key]:
+        redis.run(("UNLINK", key))
+
+
+def test_a_start_does_not_take_back_what_another_adopts_meanwhile(
+    redis: RedisModel, ours: Gated
+) -> None:
+    """Else it brings a stream that is settled back to life, with records to miss."""
+    claimed(redis)
+    end_lease(redis, "a")
+    adopter = make_source(Gated(redis), name="b")
+    adopter.start()
+    adopter.round()
+    back = make_source(ours, name="a", incarnation="2", previous="1")
+    once(ours, lambda commands: commands[0][0] == "CAS", lambda: adopter.round())
+    back.start()
+    assert not back.streams
+    assert len(adopter.streams) == 1
+    consumer = Consumer()
+    consumer.drain(adopter)
+    assert (consumer.records, consumer.lost) == (RECORDS, 0)
+    back.round()
+    assert not back.streams
+
+
+def test_an_adopter_that_comes_too_late_leaves_no_mark(
+    redis: RedisModel, ours: Gated
+) -> None:
+    """The stream may be finished by then, and nobody would remove its hash."""
+    claimed(redis)
+    end_lease(redis, "a")
+    back = make_source(Gated(redis), name="a", incarnation="2", previous="1")
+    adopter = make_source(ours, name="b")
+    adopter.start()
+    adopter.round()
+    once(ours, lambda commands: commands[0][0] == "CAS", back.start)
+    assert adopter.round().adopted == []
+    (stream,) = back.streams
+    assert b"holder:b" not in redis.run(
+        ("HGETALL", f"analytics-tyk-pump:stream:{stream}")
+    )
