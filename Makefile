@@ -16,7 +16,8 @@ READY := $(VENV)/.ready
 SOURCES := tyk_pump tests scripts benchmarks setup.py
 TORTURE := tests/daemon/test_laboratory.py tests/daemon/test_isolation.py \
 	tests/daemon/test_swap.py tests/daemon/test_kills.py tests/daemon/test_mix.py \
-	tests/daemon/test_journal.py tests/daemon/test_ledger.py tests/daemon/test_audit.py
+	tests/daemon/test_journal.py tests/daemon/test_ledger.py tests/daemon/test_audit.py \
+	tests/faults/exploration/test_exploration.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install format lint types docs docs-check servers test golden torture bench \
@@ -62,7 +63,7 @@ golden: $(READY) ## Compare with what the reference sent, and print the differen
 
 torture: $(READY) ## Kill and freeze processes under load, hundreds of times; print figures
 	@rm -f $(FIGURES)
-	TYK_PUMP_KILLS=$(KILLS) TYK_PUMP_RECORDS=$(RECORDS) \
+	TYK_PUMP_KILLS=$(KILLS) TYK_PUMP_RECORDS=$(RECORDS) TYK_PUMP_STATES=1 \
 		TYK_PUMP_FIGURES=$(abspath $(FIGURES)) $(RUN) -m pytest -v $(TORTURE); \
 		tests=$$?; $(RUN) scripts/figures.py $(FIGURES) && exit $$tests
 

@@ -37,7 +37,7 @@ class Gated(Link):
 
 
 def once(
-    link: Gated, wanted: Callable[[Sequence[Any]], bool], action: Callable[[], None]
+    link: Gated, wanted: Callable[[Sequence[Any]], bool], action: Callable[[], object]
 ) -> None:
     """Do something just before the first exchange of a kind."""
 
