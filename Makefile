@@ -63,7 +63,7 @@ golden: $(READY) ## Compare with what the reference sent, and print the differen
 
 torture: $(READY) ## Kill and freeze processes under load, hundreds of times; print figures
 	@rm -f $(FIGURES)
-	TYK_PUMP_KILLS=$(KILLS) TYK_PUMP_RECORDS=$(RECORDS) TYK_PUMP_STATES=1 \
+	TYK_PUMP_KILLS=$(KILLS) TYK_PUMP_RECORDS=$(RECORDS) \
 		TYK_PUMP_FIGURES=$(abspath $(FIGURES)) $(RUN) -m pytest -v $(TORTURE); \
 		tests=$$?; $(RUN) scripts/figures.py $(FIGURES) && exit $$tests
 
