@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from tyk_pump.config.load import Config
 from tyk_pump.coordinator.demo_options import DemoOptions
 from tyk_pump.coordinator.snapshot import PumpSnapshot, Snapshot
 from tyk_pump.errors import StateError
+from tyk_pump.pumps.dummy import DummyPump
+from tyk_pump.pumps.stdout import StdoutPump
 from tyk_pump.record import analytics, wire
 from tyk_pump.record.uptime import UptimeRecord
 from tyk_pump.source.lists import UPTIME_LIST
@@ -286,6 +289,43 @@ def test_check_reaches_redis_and_pumps(
     assert ("fault", "redis") in kinds
     assert ("ok", "pumps.CSV") in kinds
     assert any("+renamenx" in one["text"] for one in found)
+
+
+def test_check_asks_all_back_ends_side_by_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they say stands in their order; one that is silent does not hold it up."""
+    path = tmp_path / "pump.conf"
+    redis = {"host": "127.0.0.1", "port": 1}
+    found = {name: {"type": "dummy"} for name in "dcab"}
+    found["b"] = {"type": "stdout"}
+    path.write_text(json.dumps({"analytics_storage_config": redis, "pumps": found}))
+    together, ever = threading.Barrier(3), threading.Event()
+
+    def after_the_others(_: DummyPump) -> str:
+        together.wait(30)
+        return "there"
+
+    def never(_: StdoutPump) -> str:
+        ever.wait(30)
+        return "late"
+
+    monkeypatch.setattr(DummyPump, "probe", after_the_others)
+    monkeypatch.setattr(StdoutPump, "probe", never)
+    # It is not left to a driver whether the process ends.
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    try:
+        assert main(["check", "--json", "--timeout", "0.5", "--conf", str(path)]) == 1
+    finally:
+        ever.set()
+    said = json.loads(capsys.readouterr().out)["findings"]
+    rows = [(one["about"], one["text"]) for one in said if "pumps." in one["about"]]
+    assert rows == [
+        ("pumps.D", "dummy: there"),
+        ("pumps.C", "dummy: there"),
+        ("pumps.A", "dummy: there"),
+        ("pumps.B", "stdout: no answer within 0.5 s (--timeout)"),
+    ]
 
 
 def test_a_refused_configuration_does_not_start(

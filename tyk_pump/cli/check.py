@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import click
 import msgspec
@@ -29,6 +32,7 @@ _GATEWAY = (
     "while no instance runs, the gateway's own time to live counts for what is not yet"
     " claimed (60 s unless set): keep pauses between two runs short"
 )
+_THREAD = "check of "
 _MARKS: dict[Kind, tuple[str, str]] = {
     "ok": ("ok", "green"),
     "remark": ("note", "cyan"),
@@ -49,13 +53,20 @@ class Finding(msgspec.Struct, frozen=True):
 @conf_option
 @json_option
 @click.option("--offline", is_flag=True, help="Reach neither Redis nor back ends.")
-def check(conf: str, as_json: bool, offline: bool) -> None:
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Seconds that a back end has for its answer; all are asked side by side.",
+)
+def check(conf: str, as_json: bool, offline: bool, timeout: float) -> None:
     """Check the configuration, Redis, the state folder and every back end."""
     lines.setup("text", "error")
     config = read(conf, remote=not offline)
     hide_secrets(config)
     found: list[Finding] = []
-    for finding in findings(config, conf, offline):
+    for finding in findings(config, conf, offline, timeout):
         finding = msgspec.structs.replace(finding, text=lines.masked(finding.text))
         found.append(finding)
         if not as_json:
@@ -63,10 +74,12 @@ def check(conf: str, as_json: bool, offline: bool) -> None:
     good = not any(one.kind in ("warning", "fault") for one in found)
     if as_json:
         print_json({"ok": good, "findings": found})
-    sys.exit(0 if good else 1)
+    _leave(0 if good else 1)
 
 
-def findings(config: Config, conf: str, offline: bool) -> Iterator[Finding]:
+def findings(
+    config: Config, conf: str, offline: bool, patience: float
+) -> Iterator[Finding]:
     """Yield what is found, one thing after the other."""
     yield from _configuration(config)
     yield from _stores(config)
@@ -75,18 +88,7 @@ def findings(config: Config, conf: str, offline: bool) -> Iterator[Finding]:
         yield from _redis(config)
         yield from _statsd(config)
     yield Finding("remark", "redis", _GATEWAY)
-    pid = holder(locate(config.root.state_dir, conf, os.environ))
-    for pump in config.pumps:
-        if pump.fault:
-            continue  # said with the configuration
-        if offline:
-            yield Finding("ok", f"pumps.{pump.name}", f"{pump.type}, not reached")
-        elif pid and pump.type in pumps.SERVING:
-            # Its port is taken, and by whom it should.
-            text = f"{pump.type}, left to the running pump (pid {pid})"
-            yield Finding("ok", f"pumps.{pump.name}", text)
-        else:
-            yield _reached(f"pumps.{pump.name}", functools.partial(_probe, pump))
+    yield from _pumps(config, conf, offline, patience)
 
 
 def _configuration(config: Config) -> Iterator[Finding]:
@@ -171,6 +173,65 @@ def _eviction(link: Link) -> Iterator[Finding]:
     if policy:
         text = f"maxmemory-policy {policy} may evict claimed records; use noeviction"
         yield Finding("warning", "redis", text)
+
+
+def _pumps(
+    config: Config, conf: str, offline: bool, patience: float
+) -> Iterator[Finding]:
+    """Yield a finding for each pump, in their order; they are reached side by side."""
+    pid = holder(locate(config.root.state_dir, conf, os.environ))
+    # What has a fault was named with the configuration.
+    wanted = [pump for pump in config.pumps if not pump.fault]
+    if offline:
+        for pump in wanted:
+            yield Finding("ok", f"pumps.{pump.name}", f"{pump.type}, not reached")
+        return
+    found: dict[str, Finding | Future[Finding]] = {}
+    looks: dict[str, Callable[[], str]] = {}
+    for pump in wanted:
+        about = f"pumps.{pump.name}"
+        if pid and pump.type in pumps.SERVING:
+            # Its port is taken, and by whom it should.
+            text = f"{pump.type}, left to the running pump (pid {pid})"
+            found[about] = Finding("ok", about, text)
+            continue
+        look = functools.partial(_probe, pump)
+        if pump.type in pumps.SERVING:
+            # Alone, or another pump could meet us at this port.
+            found[about] = _reached(about, look)
+        else:
+            looks[about] = look
+    found |= {about: _begin(about, look) for about, look in looks.items()}
+    end = time.monotonic() + patience
+    for pump in wanted:
+        about = f"pumps.{pump.name}"
+        one = found[about]
+        if isinstance(one, Future):
+            try:
+                one = one.result(max(0.0, end - time.monotonic()))
+            except TimeoutError:
+                text = f"{pump.type}: no answer within {patience:g} s (--timeout)"
+                one = Finding("fault", about, text)
+        yield one
+
+
+def _begin(about: str, look: Callable[[], str]) -> Future[Finding]:
+    """Look in a thread of its own."""
+    promised: Future[Finding] = Future()
+
+    def run() -> None:
+        promised.set_result(_reached(about, look))
+
+    threading.Thread(target=run, name=f"{_THREAD}{about}", daemon=True).start()
+    return promised
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process, even where a driver waits for what does not come."""
+    if any(one.name.startswith(_THREAD) for one in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _probe(pump: PumpConfig) -> str:

@@ -28,6 +28,7 @@ from pymongo.errors import (
 
 from tyk_pump.config.options import Options, Seconds, Secret, TlsOptions, doc
 from tyk_pump.errors import CodecError, ConfigError, RejectedRecords, TransientError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import bson
 from tyk_pump.record.analytics import AnalyticsRecord
@@ -48,6 +49,8 @@ MAX_COUNT: Final = 100_000
 MONGODB, DOCUMENTDB, COSMOSDB = 0, 1, 2
 """Values of `mongo_db_type`."""
 
+SELECTION_MS: Final = 4000
+"""Time to find a server, where neither the URL nor `operation_timeout` says less."""
 _LINE: Final = 300
 _DUPLICATE: Final = frozenset({11000, 11001, 12582})
 _RECORDS_FAULT: Final = frozenset({2, 9, 14, 22, 52, 55, 56, 57, 121, 10334, 17280})
@@ -127,8 +130,9 @@ class MongoOptions(Options, frozen=True, kw_only=True):
     operation_timeout: Annotated[
         Seconds,
         doc(
-            "Time for one operation, finding a server included, after which it is "
-            "tried again. `timeoutMS` in the URL comes first.",
+            "Time for one operation, finding a server included (which has 4 s of it at "
+            "most), after which it is tried again. `timeoutMS` and "
+            "`serverSelectionTimeoutMS` in the URL come first.",
             gt=0,
         ),
     ] = 10.0
@@ -290,6 +294,9 @@ class Mongo:
         self._client = self._connected()
         try:
             with translated():
+                # Finds a server, or says soon that there is none: a command would try
+                # that again until its own time is over.
+                self._client.is_primary  # noqa: B018
                 self._client.admin.command("ping")
                 self.database = self._client[self._address.database]
         except BaseException:
@@ -359,7 +366,8 @@ class Mongo:
         if "timeoutms" not in given:
             chosen["timeoutms"] = timeout
         if "serverselectiontimeoutms" not in given:
-            chosen["serverselectiontimeoutms"] = timeout
+            # A server that is away is said soon; the worker tries again.
+            chosen["serverselectiontimeoutms"] = min(timeout, SELECTION_MS)
         if self._options.mongo_direct_connection:
             chosen["directconnection"] = True
         made = {key: value for key, value in chosen.items() if key not in given}
@@ -374,16 +382,20 @@ class Mongo:
                 raise TransientError(_line(exc)) from exc
             raise ConfigError(f"mongo_url: {_line(exc)}") from exc
         for warning in caught:
-            log.warning("mongo_url", extra={"reason": str(warning.message)})
+            log.warning("mongo_url", extra={**ONCE, "reason": str(warning.message)})
         if not client.write_concern.acknowledged:
-            log.warning("w=0 in mongo_url is not followed: writes are confirmed")
+            log.warning(
+                "w=0 in mongo_url is not followed: writes are confirmed", extra=ONCE
+            )
         return client
 
     def _read_preference(self) -> str:
         asked = self._options.mongo_session_consistency.lower()
         known = {"eventual": "nearest", "monotonic": "primaryPreferred"}
         if asked not in ("", "strong", *known):
-            log.warning("mongo_session_consistency %r: taken as strong", asked)
+            log.warning(
+                "mongo_session_consistency %r: taken as strong", asked, extra=ONCE
+            )
         return known.get(asked, "primary")
 
     def _tls(self) -> dict[str, Any]:
@@ -391,7 +403,9 @@ class Mongo:
         default = options.mongo_use_ssl or self._address.scheme == "mongodb+srv://"
         if not (_true(given["tls"]) if "tls" in given else default):
             if options.mongo_ssl_ca_file or options.mongo_ssl_pem_keyfile:
-                log.warning("mongo_ssl options have no effect without mongo_use_ssl")
+                log.warning(
+                    "mongo_ssl options have no effect without mongo_use_ssl", extra=ONCE
+                )
             return {}
         _check_files(options)
         made: dict[str, Any] = {"tls": True}
@@ -402,7 +416,7 @@ class Mongo:
         if "tlsinsecure" in given:
             return made
         if options.mongo_ssl_insecure_skip_verify:
-            log.warning("the server's certificate is not checked")
+            log.warning("the server's certificate is not checked", extra=ONCE)
             made["tlsallowinvalidcertificates"] = True
         elif options.mongo_ssl_allow_invalid_hostnames:
             made["tlsallowinvalidhostnames"] = True
