@@ -201,3 +201,22 @@ def test_setup_twice_writes_once(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("x").error("once")
     assert capsys.readouterr().err.count("once") == 1
     assert os.environ["TZ"] == "UTC"
+
+
+def test_a_worker_that_starts_again_says_nothing_twice(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What tells of options alone is in the log already; all else is new."""
+    for again in (False, True):
+        log.setup("text", again=again)
+        try:
+            there = logging.getLogger("tyk_pump.pumps.odd")
+            there.warning("of an option", extra={**log.ONCE, "reason": "r"})
+            there.warning("of the world")
+        finally:
+            for handler in list(logging.getLogger().handlers):
+                if isinstance(handler.formatter, log.LineFormatter):
+                    logging.getLogger().removeHandler(handler)
+    err = capsys.readouterr().err
+    assert (err.count("of an option"), err.count("of the world")) == (1, 2)
+    assert "once" not in err

@@ -46,7 +46,10 @@ _LEVEL_NAMES = {
 }
 _PLAIN = re.compile(r"[A-Za-z0-9._/@^+\-]*\Z")
 _USERINFO = re.compile(r"(?<=://)[^\s/@\"']+@")
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+ONCE: Final[Mapping[str, Any]] = {"once": True}
+"""`extra` of lines that tell of options alone: the log has them already when a worker
+is started again."""
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", *ONCE}
 _RESERVED = ("time", "level", "message", "msg")
 _ESCAPES = {
     '"': '\\"',
@@ -109,13 +112,18 @@ def chosen_level(root: RootOptions, environ: Mapping[str, str]) -> str:
     return root.log_level.lower()
 
 
-def setup(format: str = "text", level: str = "") -> None:
-    """Send this process's log lines to standard error in `format`."""
+def setup(format: str = "text", level: str = "", *, again: bool = False) -> None:
+    """Send this process's log lines to standard error in `format`.
+
+    `again`: one like this process has said `ONCE` what there is to say once.
+    """
     global current_format
     number = parse_level(level)
     current_format = format if format in FORMATS else "text"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(current_format))
+    if again:
+        handler.addFilter(lambda record: not hasattr(record, "once"))
     root = logging.getLogger()
     for old in list(root.handlers):
         if isinstance(old.formatter, LineFormatter):

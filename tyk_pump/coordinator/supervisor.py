@@ -126,6 +126,7 @@ class WorkerHandle:
             state_dir=self._state_dir,
             log_format=log_format,
             log_level=log_level,
+            again=self.counts.restarts > 0 or self.lane.index > 0,
         )
         child = _context.Process(
             target=process.main,

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Final
 
 from tyk_pump.config.options import Options, doc
 from tyk_pump.errors import CodecError, TransientError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.analytics import ALL, AnalyticsRecord
 from tyk_pump.record.gotext import MONTHS, float_text
@@ -92,7 +93,9 @@ class CsvPump:
     def open(self) -> None:
         """Make the folder, and mend what a crash has left in it."""
         if not self._options.csv_dir:
-            log.warning("csv_dir is not set, files go to the current folder")
+            log.warning(
+                "csv_dir is not set, files go to the current folder", extra=ONCE
+            )
         self._reached()
 
     def probe(self) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from tyk_pump.config.options import HttpOptions, Options, Secret, TlsOptions, doc
 from tyk_pump.errors import ConfigError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import json
 from tyk_pump.record.analytics import AnalyticsRecord
@@ -299,7 +300,7 @@ class ElasticsearchPump:
                 raise ConfigError(f"elasticsearch_url: {fault}")
         tls = ("ssl_insecure_skip_verify", "ssl_ca_file", "ssl_cert_file")
         if not options.use_ssl and any(getattr(options, name) for name in tls):
-            log.warning("the ssl_ options have no effect without use_ssl")
+            log.warning("the ssl_ options have no effect without use_ssl", extra=ONCE)
         self._http = HttpClient(
             options if options.use_ssl else TlsOptions(),
             _credentials(options, urls),
@@ -477,7 +478,7 @@ def _credentials(options: ElasticsearchOptions, urls: Sequence[str]) -> dict[str
         encoded = base64.b64encode(pair.encode()).decode()
         return {"Authorization": f"ApiKey {encoded}"}
     if options.auth_api_key_id or options.auth_api_key:
-        log.warning("auth_api_key and auth_api_key_id count together only")
+        log.warning("auth_api_key and auth_api_key_id count together only", extra=ONCE)
     if options.auth_basic_username or options.auth_basic_password:
         password = options.auth_basic_password.reveal()
         return {"Authorization": basic_header(options.auth_basic_username, password)}

@@ -12,6 +12,7 @@ import msgspec
 
 from tyk_pump.config.options import SocketOptions, doc
 from tyk_pump.errors import CodecError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import body
 from tyk_pump.record.analytics import AnalyticsRecord, Time
@@ -148,12 +149,16 @@ class GraylogPump:
         options = self._options
         port = options.port or REFERENCE_PORT
         if port == REFERENCE_PORT:
-            log.warning("port is 1000, GELF inputs listen on 12201 as a rule")
+            log.warning(
+                "port is 1000, GELF inputs listen on 12201 as a rule", extra=ONCE
+            )
         if not options.tags:
-            log.warning("tags is empty, messages say nothing of a record")
+            log.warning("tags is empty, messages say nothing of a record", extra=ONCE)
         for name in options.tags:
             if name not in TAGS:
-                log.warning("tags has an unknown name", extra={"reason": repr(name)})
+                log.warning(
+                    "tags has an unknown name", extra={**ONCE, "reason": repr(name)}
+                )
         self._messages = Messages(options, options.host or "localhost", port)
 
     def probe(self) -> str:

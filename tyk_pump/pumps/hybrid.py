@@ -13,6 +13,7 @@ import msgspec
 from tyk_pump.aggregate.dimensions import Family
 from tyk_pump.config.options import Seconds, Secret, TlsOptions, doc
 from tyk_pump.errors import CodecError, RejectedRecords, TransientError, WriteError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import analytics, json
 from tyk_pump.record.analytics import AnalyticsRecord
@@ -226,7 +227,8 @@ class HybridPump:
         """Connect and log in."""
         options = self._options
         if options.api_key and not options.use_ssl:
-            log.warning("use_ssl is off: the API key can be read on its way to MDCB")
+            said = "use_ssl is off: the API key can be read on its way to MDCB"
+            log.warning(said, extra=ONCE)
         self._client = Client(
             gorpc.address(options.connection_string),
             options if options.use_ssl else None,

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Final
 
 from tyk_pump.config.options import Seconds, Secret, TlsOptions, doc
 from tyk_pump.errors import ConfigError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.analytics import AnalyticsRecord
 from tyk_pump.record.document import Computed, Document
@@ -239,12 +240,14 @@ class KafkaPump:
         if driver and importlib.util.find_spec(driver) is None:
             raise ConfigError(f"compression: {codec} needs the package {driver}")
         if options.batch_bytes < 0:
-            log.warning("batch_bytes is negative, the default counts")
+            log.warning("batch_bytes is negative, the default counts", extra=ONCE)
         mechanism = options.mechanism()
         if options.sasl_username and not mechanism:
-            log.warning("sasl_mechanism is empty, the user is not logged in")
+            log.warning(
+                "sasl_mechanism is empty, the user is not logged in", extra=ONCE
+            )
         if mechanism and not options.use_ssl:
-            log.warning("the log-in goes over a connection without TLS")
+            log.warning("the log-in goes over a connection without TLS", extra=ONCE)
         timeout = options.timeout or PATIENCE
         access = Access(
             client_id=options.client_id,

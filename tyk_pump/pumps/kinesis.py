@@ -12,6 +12,7 @@ import msgspec
 
 from tyk_pump.config.options import doc
 from tyk_pump.errors import ConfigError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.document import Document
 from tyk_pump.transport.aws import (
@@ -127,7 +128,9 @@ class KinesisPump:
         """Read who we are; see to the stream's encryption where it is asked for."""
         options = self._options
         if options.batch_size > MOST_RECORDS:
-            log.warning("batch_size is beyond what Kinesis takes, 500 counts")
+            log.warning(
+                "batch_size is beyond what Kinesis takes, 500 counts", extra=ONCE
+            )
         self._access = Access(options)
         self._service = self._access.service("kinesis", options.aws_endpoint)
         if options.kms_key_id:

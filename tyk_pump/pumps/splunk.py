@@ -18,6 +18,7 @@ import msgspec
 
 from tyk_pump.config.options import HttpOptions, Seconds, Secret, doc
 from tyk_pump.errors import TransientError, WriteError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import body, json
 from tyk_pump.record.analytics import ALL, AnalyticsRecord
@@ -237,7 +238,9 @@ class SplunkPump:
         options = self._options
         unknown = sorted(set(options.fields) - set(KEYS))
         if unknown:
-            log.warning("unknown fields are left out", extra={"reason": repr(unknown)})
+            log.warning(
+                "unknown fields are left out", extra={**ONCE, "reason": repr(unknown)}
+            )
         headers = {"Authorization": f"Splunk {options.collector_token.reveal()}"}
         if options.indexer_acknowledgement:
             headers["X-Splunk-Request-Channel"] = self._channel

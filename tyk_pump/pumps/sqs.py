@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, NamedTuple
 import msgspec
 
 from tyk_pump.config.options import doc
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import analytics, json
 from tyk_pump.transport.aws import (
@@ -165,7 +166,9 @@ class SqsPump:
         """Read who we are; the queue is looked up when there is something."""
         options = self._options
         if not 0 <= options.aws_sqs_batch_limit <= MOST_MESSAGES:
-            log.warning("aws_sqs_batch_limit is not between 1 and 10, 10 counts")
+            log.warning(
+                "aws_sqs_batch_limit is not between 1 and 10, 10 counts", extra=ONCE
+            )
         self._service = Access(options).service("sqs", options.aws_endpoint)
 
     def probe(self) -> str:

@@ -20,6 +20,7 @@ import msgspec
 from tyk_pump import log as app_log
 from tyk_pump.config.options import Options, doc
 from tyk_pump.errors import CodecError, RejectedRecords, TransientError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import analytics, gotext
 from tyk_pump.record import json as record_json
@@ -81,7 +82,7 @@ class StdoutPump:
         if self._options.format not in ("json", "text", ""):
             log.warning(
                 "unknown format, records are printed as text",
-                extra={"reason": repr(self._options.format)},
+                extra={**ONCE, "reason": repr(self._options.format)},
             )
         self._torn = _ends_within_a_line()
 

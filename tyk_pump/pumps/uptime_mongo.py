@@ -9,6 +9,7 @@ import msgspec
 from bson.int64 import Int64
 
 from tyk_pump.config.options import doc
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import bson
 from tyk_pump.record.uptime import UptimeRecord
@@ -82,7 +83,7 @@ class UptimeMongoPump:
         if given not in ("", used):
             log.warning(
                 "collection_name has no effect without use_collection_name",
-                extra={"reason": f"reports go to {used}"},
+                extra={**ONCE, "reason": f"reports go to {used}"},
             )
         self._collection.open()
 

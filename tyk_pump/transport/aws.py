@@ -34,6 +34,7 @@ from botocore.exceptions import (
 
 from tyk_pump.config.options import HttpOptions, Seconds, Secret, doc
 from tyk_pump.errors import ConfigError, TransientError
+from tyk_pump.log import ONCE
 from tyk_pump.transport.bulk import Refused, TooLarge
 from tyk_pump.transport.http import (
     CONNECT_SECONDS,
@@ -204,7 +205,7 @@ class Access:
         self.options = msgspec.structs.replace(options, ssl_ca_file=bundle)
         self.region = options.aws_region or self._setting("region")
         if bool(options.aws_key) != bool(options.aws_secret):
-            log.warning("aws_key and aws_secret count only together")
+            log.warning("aws_key and aws_secret count only together", extra=ONCE)
 
     def credentials(self) -> Any:
         """Return key, secret and token of now; TransientError where there are none."""

@@ -10,6 +10,7 @@ import certifi
 
 from tyk_pump.config.options import TlsOptions
 from tyk_pump.errors import ConfigError
+from tyk_pump.log import ONCE
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def context(options: TlsOptions) -> ssl.SSLContext:
     if options.ssl_cert_file:
         _present(made, options.ssl_cert_file, options.ssl_key_file)
     if options.ssl_insecure_skip_verify:
-        log.warning("the server's certificate is not checked")
+        log.warning("the server's certificate is not checked", extra=ONCE)
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
     return made

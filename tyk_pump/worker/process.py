@@ -49,6 +49,8 @@ class Assignment(msgspec.Struct, frozen=True):
     state_dir: str
     log_format: str
     log_level: str
+    again: bool
+    """A worker of this pump has been started before, or another one beside this."""
 
 
 def main(assignment: Assignment, end: WorkerEnd) -> None:
@@ -61,7 +63,7 @@ def main(assignment: Assignment, end: WorkerEnd) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     faulthandler.enable()
-    log.setup(assignment.log_format, assignment.log_level)
+    log.setup(assignment.log_format, assignment.log_level, again=assignment.again)
     log.hide_secrets(
         [assignment.root, assignment.pump.options, assignment.pump.secrets]
     )
