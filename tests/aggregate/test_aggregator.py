@@ -139,19 +139,16 @@ def test_any_split_in_any_order_gives_the_same(
 
 
 @settings(deadline=None)
-@given(BATCHES, st.integers(0, 70))
-def test_what_is_beyond_a_mark_completes_what_is_before(
-    records: list[AnalyticsRecord], mark: int
+@given(BATCHES, st.sampled_from(FAMILIES))
+def test_what_is_passed_over_is_of_no_family_or_of_another(
+    records: list[AnalyticsRecord], family: Family
 ) -> None:
-    positions = range(3, 3 + 2 * len(records), 2)
-    subject = Aggregator("api")
-    before = [r for r, at in zip(records, positions, strict=True) if at < mark]
-    found = subject.aggregate(before)
-    for key in subject.aggregate(records):
-        rest = subject.beyond(records, positions, key, mark)
-        if rest is not None:
-            found.setdefault(key, Aggregate()).merge(rest)
-    assert found == subject.aggregate(records)
+    subject = Aggregator(family)
+    counted = [record for record in records if subject.counts(record)]
+    whole = subject.aggregate(records)
+    assert subject.passed_over == len(records) - len(counted)
+    assert subject.aggregate(counted) == whole
+    assert subject.passed_over == 0
 
 
 @settings(deadline=None)

@@ -46,14 +46,7 @@ def test_each_report_is_booked_on_its_own_hour() -> None:
 
 def test_other_codes_are_hits_and_nobody_s_reports_none() -> None:
     reports = [report(301), report(100), report(org_id="")]
-    (found,) = UptimeAggregator().aggregate(reports).values()
-    assert (found.total.hits, found.total.error_map) == (2, {})
-
-
-def test_what_is_beyond_a_mark() -> None:
-    reports, key = [report(200), report(201)], Key("org1", "", HOUR)
     subject = UptimeAggregator()
-    rest = subject.beyond(reports, [5, 9], key, 6)
-    assert rest is not None
-    assert rest.total.error_map == {"201": 1}
-    assert subject.beyond(reports, [5, 9], key, 10) is None
+    (found,) = subject.aggregate(reports).values()
+    assert (found.total.hits, found.total.error_map) == (2, {})
+    assert subject.passed_over == 1

@@ -658,18 +658,18 @@ def test_selective_names_the_positions_of_every_collection(
 def test_records_that_a_pump_leaves_out(
     wire: MongoWire, opened: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They count as delivered; records without an organisation are told once."""
+    """They count as filtered; records without an organisation are told once."""
     pump = opened(wire.url(), "mongo-pump-selective")
     for first in (0, 4):
-        pump.write(
-            batch(
-                record(0, response_code=-1),
-                record(1, mcp_stats=MCPStats(is_mcp=True)),
-                record(2, org_id=""),
-                record(3),
-                first=first,
-            )
+        whole = batch(
+            record(0, response_code=-1),
+            record(1, mcp_stats=MCPStats(is_mcp=True)),
+            record(2, org_id=""),
+            record(3),
+            first=first,
         )
+        pump.write(whole)
+        assert whole.left_out == 3
     assert aliases(wire.documents("z_tyk_analyticz_o")) == ["n3", "n3"]
     told = [line for line in caplog.messages if "without an organisation" in line]
     assert len(told) == 1

@@ -328,16 +328,21 @@ def test_self_healing_counts_each_record_once(
 def test_a_full_document_without_self_healing(
     wire: MongoWire, opened: Callable[..., Pump]
 ) -> None:
-    """Its records wait and name the option; those of others are counted."""
+    """Its records wait and name the option; those of others are counted, and what
+    nobody counts is left out."""
     pump = opened()
+    other = record(mcp_stats=MCPStats(is_mcp=True))
     records = [record() for _ in range(9)] + [record(org_id="o2") for _ in range(3)]
+    records.append(other)
+    whole = batch(records)
     with (
         wire.judging(Small(wire, 5)),
         pytest.raises(TransientError, match="enable_aggregate_self_healing") as error,
     ):
-        pump.write(batch(records))
+        pump.write(whole)
     assert error.value.pending == list(range(9))
-    pump.write(batch(records).part(error.value.pending or []))
+    assert whole.left_out == 1
+    pump.write(whole.part(error.value.pending or []))
     check(wire, records)
 
 

@@ -704,12 +704,16 @@ def test_many_tags_are_said(db: Store, caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_nothing_to_count_touches_nothing(db: Store) -> None:
-    """A batch of other records does not reach the database."""
+    """A batch of other records does not reach the database; it is left out."""
     pump = db.pump()
     pump.close()
     graph = record(graphql_stats=GraphQLStats(is_graphql=True))
-    pump.write(batch([graph, record(org_id="")]))
-    assert db.hits() == 0
+    none = batch([graph, record(org_id="")])
+    pump.write(none)
+    assert (db.hits(), none.left_out) == (0, 2)
+    some = batch([graph, record(), record(org_id="")])
+    db.pump().write(some)
+    assert (db.hits(), some.left_out) == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,10 @@ def test_records_without_a_measure(
     """Are left out and counted; a call has none without records."""
     caplog.set_level(logging.INFO)
     bare: dict[str, Any] = {"response_code": 0, "request_time": 0}
-    pump().write(batch(record("a"), record("b", **bare), record("c"), record(**bare)))
+    mixed = batch(record("a"), record("b", **bare), record("c"), record(**bare))
+    pump().write(mixed)
     assert names(server) == ["a", "c"]
+    assert mixed.left_out == 2
     (told,) = [e for e in caplog.records if "without any measure" in e.getMessage()]
     assert vars(told)["records"] == 2
     pump().write(batch(record(**bare)))

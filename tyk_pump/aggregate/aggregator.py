@@ -58,7 +58,7 @@ Group = tuple[Bucket, str]
 class Aggregator:
     """Counts the records of one family; others are passed over.
 
-    Stateless but for caches: what comes out depends on the records alone.
+    What comes out depends on the records alone: between two calls only plans are kept.
     """
 
     def __init__(
@@ -90,9 +90,12 @@ class Aggregator:
         self._kind_on_path: Callable[[Any], Hashable] = attrgetter(*alike, "path")
         self.fields: Final[tuple[str, ...]] = _READ + _READ_IN[family]
         """The attributes of a record that are read; a pump's `fields`."""
+        self.passed_over = 0
+        """Records of the last `aggregate` that are of no or of another family."""
 
     def aggregate(self, records: Iterable[AnalyticsRecord]) -> dict[Key, Aggregate]:
         """Return the counters of the records by key."""
+        self.passed_over = 0
         groups: dict[Group, Kinds] = {}
         reports: list[AnalyticsRecord] = []
         self._gather(records, groups, reports)
@@ -106,19 +109,9 @@ class Aggregator:
             aggregate.total = aggregate.counters.pop(TOTAL)
         return found
 
-    def beyond(
-        self,
-        records: Sequence[AnalyticsRecord],
-        positions: Sequence[int],
-        key: Key,
-        mark: int,
-    ) -> Aggregate | None:
-        """Return the aggregate of one key from records at or beyond a position.
-
-        For a retry that a document or a table has partly seen. None: nothing is left.
-        """
-        rest = (r for r, at in zip(records, positions, strict=True) if at >= mark)
-        return self.aggregate(rest).get(key)
+    def counts(self, record: AnalyticsRecord) -> bool:
+        """Say whether a record is of this family."""
+        return self._planner.plan(record) is not None
 
     def _gather(
         self,
@@ -205,6 +198,7 @@ class Aggregator:
             if plan is ...:
                 plan = self._plan(kind, sums[0])
             if plan is None:
+                self.passed_over += sums[1]
                 continue
             draft = drafts.get(plan.owner)
             if draft is None:
@@ -227,6 +221,7 @@ class Aggregator:
         """Book a report of the network (response code -1), which is no hit."""
         plan = self._planner.plan(record)
         if plan is None:
+            self.passed_over += 1
             return
         time = record.timestamp
         bucket, _ = self._buckets.of(time, record.zone)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from tyk_pump.aggregate.buckets import Buckets
 from tyk_pump.aggregate.counter import Counter
@@ -20,27 +20,21 @@ class UptimeAggregator:
     def __init__(self, *, by_day: bool = False) -> None:
         """With `by_day` a key names its day too, for tables that are split by day."""
         self._buckets = Buckets(60, by_day=by_day)
+        self.passed_over = 0
+        """Reports of the last `aggregate` without an organisation."""
 
     def aggregate(self, reports: Iterable[UptimeRecord]) -> dict[Key, Aggregate]:
         """Return the counters of the reports by key."""
+        self.passed_over = 0
         found: dict[Key, Aggregate] = {}
         for report in reports:
-            if report.org_id:
-                bucket, _ = self._buckets.of(report.timestamp, report.zone)
-                key = Key(report.org_id, "", *bucket)
-                _book(found.setdefault(key, Aggregate()), report)
+            if not report.org_id:
+                self.passed_over += 1
+                continue
+            bucket, _ = self._buckets.of(report.timestamp, report.zone)
+            key = Key(report.org_id, "", *bucket)
+            _book(found.setdefault(key, Aggregate()), report)
         return found
-
-    def beyond(
-        self,
-        reports: Sequence[UptimeRecord],
-        positions: Sequence[int],
-        key: Key,
-        mark: int,
-    ) -> Aggregate | None:
-        """Return the aggregate of one key from reports at or beyond a position."""
-        rest = (r for r, at in zip(reports, positions, strict=True) if at >= mark)
-        return self.aggregate(rest).get(key)
 
 
 def _book(aggregate: Aggregate, report: UptimeRecord) -> None:

@@ -21,6 +21,7 @@ import msgspec
 
 from tyk_pump.config.options import HttpOptions, Options, Secret, doc
 from tyk_pump.errors import TransientError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import json as record_json
 from tyk_pump.record.analytics import AnalyticsRecord, Time
@@ -307,7 +308,7 @@ class MoesifPump:
         """Ask for the sampling rates; without them every event is sent."""
         given = self._options.bulk_config
         if not self._options.enable_bulk and given != BulkConfig():
-            log.warning("bulk_config is not read while enable_bulk is off")
+            log.warning("bulk_config is not read while enable_bulk is off", extra=ONCE)
         self._client = HttpClient(
             self._options,
             {

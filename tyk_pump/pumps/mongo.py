@@ -18,7 +18,7 @@ class MongoPump:
     guarantee: Final = mongo.GUARANTEE
     differences: Final = (
         "Records of MCP calls and those with the code -1 are left out, as ever, and "
-        "count as delivered. None is lost beside them.",
+        "count as filtered. None is lost beside them.",
         *mongo.DIFFERENCES,
         *mongo.ONE_COLLECTION,
     )

@@ -21,7 +21,7 @@ class MongoGraphPump:
     guarantee: Final = mongo.GUARANTEE
     differences: Final = (
         "Records of other calls and those with the code -1 are left out, as ever, and "
-        "count as delivered. None is lost beside them.",
+        "count as filtered. None is lost beside them.",
         "A record goes without its raw request and response where MongoDB cannot hold "
         "it with them; `max_document_size_bytes` alone removes nothing, as ever.",
         "The collection is the configured one, whatever other pumps there are.",

@@ -19,7 +19,7 @@ class MongoMCPPump:
     guarantee: Final = mongo.GUARANTEE
     differences: Final = (
         "Records of other calls and those with the code -1 are left out, as ever, and "
-        "count as delivered. None is lost beside them.",
+        "count as filtered. None is lost beside them.",
         "The collection is the configured one, whatever other pumps there are.",
         *mongo.DIFFERENCES,
         *mongo.ONE_COLLECTION,

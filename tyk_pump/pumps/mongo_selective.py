@@ -29,7 +29,7 @@ class MongoSelectivePump:
     guarantee: Final = mongo.GUARANTEE
     differences: Final = (
         "Records without an organisation, of MCP calls, and those with the code -1 are "
-        "left out, as ever, and count as delivered; of the first a warning tells once. "
+        "left out, as ever, and count as filtered; of the first a warning tells once. "
         "None is lost beside them.",
         "A record that is too large (`max_document_size_bytes`) becomes a dead letter; "
         "before it was dropped.",
@@ -63,7 +63,9 @@ class MongoSelectivePump:
     def write(self, batch: Batch) -> None:
         """Insert documents; return when the server has confirmed each."""
         rejected: dict[int, str] = {}
-        groups = list(self._groups(batch).items())
+        grouped = self._groups(batch)
+        batch.left_out = len(batch) - sum(map(len, grouped.values()))
+        groups = list(grouped.items())
         while groups:
             org, indexes = groups.pop(0)
             try:

@@ -16,6 +16,7 @@ import msgspec
 
 from tyk_pump.config.options import HttpOptions, doc
 from tyk_pump.errors import ConfigError, TransientError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record import message
 from tyk_pump.record.analytics import ALL, AnalyticsRecord
@@ -65,7 +66,7 @@ class ResurfaceOptions(HttpOptions, frozen=True, kw_only=True):
     disable: Annotated[
         bool,
         doc(
-            "Send nothing; records count as delivered. Where it is not said, the "
+            "Send nothing; records count as filtered. Where it is not said, the "
             "variable `USAGE_LOGGERS_DISABLE` says it.",
             variable="USAGE_LOGGERS_DISABLE",
         ),
@@ -166,7 +167,7 @@ class ResurfacePump:
     guarantee: Final = (
         "At least once: a bundle whose answer was lost is sent again, and Resurface "
         "does not know repeats. Arrived is what was answered with status 204. Records "
-        "that a `stop` or `sample` rule keeps back count as delivered; so do records "
+        "that a `stop` or `sample` rule keeps back count as filtered; so do records "
         "without a raw request and response, of which nothing is sent (a warning tells "
         "it): switch on detailed recording at the gateway, and leave "
         "`omit_detailed_recording` off here."
@@ -219,9 +220,9 @@ class ResurfacePump:
             options, {"Content-Type": CONTENT_TYPE}, timeout=options.request_timeout
         )
         if options.queue:
-            log.warning("queue has no effect, messages are sent")
+            log.warning("queue has no effect, messages are sent", extra=ONCE)
         if self._silent():
-            log.warning("nothing is sent", extra={"reason": self._silent()})
+            log.warning("nothing is sent", extra={**ONCE, "reason": self._silent()})
 
     def probe(self) -> str:
         """Post a bundle of no message."""
@@ -237,7 +238,9 @@ class ResurfacePump:
 
     def write(self, batch: Batch) -> None:
         """Send what the rules allow."""
-        if not self._silent():
+        if self._silent():
+            batch.left_out = len(batch)
+        else:
             self._bulk.send(batch, self._line, self._post)
 
     def close(self) -> None:

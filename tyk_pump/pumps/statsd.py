@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Final
 import msgspec
 
 from tyk_pump.config.options import Options, doc
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.analytics import BLANK_TIME, AnalyticsRecord
 from tyk_pump.record.gotime import go_text
@@ -157,11 +158,11 @@ class StatsdPump:
         """Warn of what is odd; the socket waits for the first record."""
         options = self._options
         for text, names in odd_names(options):
-            log.warning(text, extra={"reason": ", ".join(map(repr, names))})
+            log.warning(text, extra={**ONCE, "reason": ", ".join(map(repr, names))})
         if "time_stamp" in options.tags:
-            log.warning("the tag time_stamp makes a series of every second")
+            log.warning("the tag time_stamp makes a series of every second", extra=ONCE)
         if not self._metrics:
-            log.warning("no fields are set, nothing is sent")
+            log.warning("no fields are set, nothing is sent", extra=ONCE)
         self._packets = Packets(options.address, size=options.packet_size)
 
     def probe(self) -> str:
@@ -172,6 +173,8 @@ class StatsdPump:
         """Send the lines of all records."""
         if self._metrics:
             self._packets.send(self._series.encode(batch.records))
+        else:
+            batch.left_out = len(batch)
 
     def close(self) -> None:
         """Let go of the socket."""

@@ -11,6 +11,7 @@ import msgspec
 
 from tyk_pump.config.options import doc
 from tyk_pump.errors import TransientError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.timestream import (
     DIMENSIONS,
@@ -273,7 +274,9 @@ class TimestreamPump:
     def open(self) -> None:
         """Find out where the service is; say which names nobody knows."""
         for warning in self._columns.warnings:
-            log.warning("a name of the table is left out", extra={"reason": warning})
+            log.warning(
+                "a name of the table is left out", extra={**ONCE, "reason": warning}
+            )
         options = self._options
         access = Access(options)
         self._service = access.service("timestream-write", options.aws_endpoint)

@@ -35,8 +35,8 @@ class UptimeSqlPump:
         "its own day; a whole purge is not put into the hour of its first report.",
         "The average request time is that of all hits, not of the first batch's.",
         "Reports with the code -1 are followed by others without a crash.",
-        "Reports that no row counts, for want of an organisation, are taken as "
-        "delivered, as ever; what is no report is a dead letter.",
+        "Reports that no row counts, for want of an organisation, are left out, as "
+        "ever, and count as filtered; what is no report is a dead letter.",
         "The index is named after its table, so each day's table has one.",
         "MySQL and MariaDB take the rows; long URLs are not cut there, and the index "
         "has their beginnings. `type` may be `sqlite`.",

@@ -56,7 +56,7 @@ class TooLarge(Refused):
 
 Encode = Callable[[Batch, int], Any]
 """Makes the item of the record with this index; None where there is nothing to send,
-and the record is settled; CodecError refuses the record."""
+and the record is left out (`Batch.left_out`); CodecError refuses the record."""
 Post = Callable[[Part], Verdict | None]
 """Sends a part; None = all of it has arrived."""
 
@@ -100,6 +100,7 @@ class Bulk:
                     break
         else:
             self._deliver_side_by_side(parts, post, outcome)
+        batch.left_out += outcome.left_out
         outcome.raise_if_incomplete()
 
     def close(self) -> None:
@@ -120,7 +121,7 @@ class Bulk:
                 outcome.rejected[index] = str(exc)
                 continue
             if item is None:
-                outcome.settled(index)
+                outcome.leave_out(index)
                 continue
             size = measure(item)
             if size + overhead > self._max_bytes:
@@ -206,13 +207,15 @@ class _Outcome:
     def __init__(self, count: int) -> None:
         self.rejected: dict[int, str] = {}
         self.failed = False
+        self.left_out = 0
         self._open = [True] * count
         self._reasons: list[str] = []
         self._retry_after: float | None = None
 
-    def settled(self, index: int) -> None:
+    def leave_out(self, index: int) -> None:
         """Nothing of this record is to be sent."""
         self._open[index] = False
+        self.left_out += 1
 
     def arrived(self, part: Part) -> None:
         """All of a part have arrived."""

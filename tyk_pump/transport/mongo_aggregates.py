@@ -40,6 +40,7 @@ from tyk_pump.aggregate.model import Aggregate, Key
 from tyk_pump.aggregate.tags import common_prefixes
 from tyk_pump.config.options import doc
 from tyk_pump.errors import RejectedRecords, TransientError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.analytics import AnalyticsRecord
 from tyk_pump.record.bson import date
@@ -214,10 +215,14 @@ class Aggregates:
         """Connect; say what of the options has no meaning."""
         for name in self._options.ignore_aggregations:
             if name not in SPELLINGS:
-                log.warning("ignore_aggregations: no such dimension: %s", name)
+                log.warning(
+                    "ignore_aggregations: no such dimension: %s", name, extra=ONCE
+                )
         minutes = self._options.aggregation_time
         if not 1 <= minutes <= 60:
-            log.warning("aggregation_time is not 1 to 60, taken as 60: %d", minutes)
+            log.warning(
+                "aggregation_time is not 1 to 60, taken as 60: %d", minutes, extra=ONCE
+            )
         self._mongo.open()
 
     def probe(self) -> str:
@@ -234,6 +239,7 @@ class Aggregates:
         held: list[Key] = []
         why = ""
         groups = self._grouped(batch.records)
+        batch.left_out = self._aggregator.passed_over
         self._look_ahead(batch, groups)
         left = list(groups)
         while left:
@@ -272,13 +278,15 @@ class Aggregates:
         return found
 
     def _members(self, records: Sequence[AnalyticsRecord], keys: set[Key]) -> list[int]:
-        """Return the indexes of the records that belong to the keys."""
+        """Return the indexes of the records that are counted under the keys."""
         by_api = self._kind.family != "api"
         found = []
         for index, record in enumerate(records):
             org, api = clean(record.org_id), clean(record.api_id) if by_api else ""
             bucket, _ = self._buckets.of(record.timestamp, record.zone)
-            if Key(org, api, bucket.start) in keys:
+            if Key(org, api, bucket.start) not in keys:
+                continue
+            if self._aggregator.counts(record):
                 found.append(index)
         return found
 
@@ -537,10 +545,7 @@ class Aggregates:
             self._book(part)
 
     def _refuse(self, task: _Task, indexes: Sequence[int], why: str) -> None:
-        for index in indexes:
-            # A record of another family is not even looked at.
-            if self._aggregator.aggregate([task.batch.records[index]]):
-                task.refused[index] = why
+        task.refused.update(dict.fromkeys(indexes, why))
 
     def _is_narrowed(self, task: _Task, known: _Known | None, why: str) -> bool:
         """Close a document that is full; say whether the task is done by that."""

@@ -621,7 +621,8 @@ class RowStore(Store):
         """
         if not len(batch):
             return
-        rows, rejected = self._rows(batch.records if records is None else records)
+        items = batch.records if records is None else records
+        rows, rejected = self._rows(items)
         tables = self._by_table(rows, batch.records)
         try:
             for name in tables:
@@ -638,6 +639,7 @@ class RowStore(Store):
         except TransientError as exc:
             exc.rejected.update(rejected)
             raise
+        batch.left_out = sum(record is None for record in items)
         rejected.update(refused)
         if rejected:
             raise RejectedRecords(next(iter(rejected.values())), rejected=rejected)

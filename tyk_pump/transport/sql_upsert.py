@@ -24,6 +24,7 @@ from tyk_pump.aggregate.model import TOTAL, Aggregate, Key, Place
 from tyk_pump.aggregate.tags import common_prefixes
 from tyk_pump.config.options import doc
 from tyk_pump.errors import CodecError, RejectedRecords, TransientError
+from tyk_pump.log import ONCE
 from tyk_pump.pumps.protocol import Batch
 from tyk_pump.record.text import clean
 from tyk_pump.transport import sql_aggregates
@@ -108,7 +109,7 @@ class AggregateOptions(SqlOptions, frozen=True, kw_only=True):
         """Warn of ignored dimensions that there are not."""
         for name in self.ignore_aggregations:
             if name not in SPELLINGS:
-                log.warning("no dimension to ignore", extra={"reason": name})
+                log.warning("no dimension to ignore", extra={**ONCE, "reason": name})
 
 
 COUNTED_ONCE: Final = (
@@ -143,6 +144,9 @@ DIFFERENCES_BY_API: Final = (
 
 class Counts(Protocol):
     """What turns records into counters."""
+
+    passed_over: int
+    """Records of the last `aggregate` that are in no counter."""
 
     def aggregate(self, records: Iterable[Any]) -> dict[Key, Aggregate]:
         """Return the counters of the records by key."""
@@ -187,7 +191,9 @@ class AggregateStore(Store):
         """
         items = batch.records if records is None else records
         groups = self._counts.aggregate(items)
+        passed_over = self._counts.passed_over
         if not groups:
+            batch.left_out = passed_over
             return
         try:
             self._prepare(groups)
@@ -205,6 +211,7 @@ class AggregateStore(Store):
         except TransientError:
             self._texts.clear()
             raise
+        batch.left_out = passed_over
         self._look_at_tags(groups)
         if refused:
             raise RejectedRecords(next(iter(refused.values())), rejected=refused)
