@@ -24,6 +24,7 @@ from tests.daemon.harness import (
     wait_for,
 )
 from tests.daemon.test_kills import KILLS, KILLS_TIMEOUT, SETTLE_SECONDS
+from tyk_pump.record import edit
 
 DISK = {"type": "disk"}
 
@@ -191,3 +192,36 @@ def test_what_a_pump_is_still_owed_is_not_repeated(
         daemon.wait_ready()
         assert daemon.stop() == 0
     assert_exactly_once(blocked, pushed)
+
+
+def test_what_waits_on_the_disk_is_returned_to_the_lists(
+    tmp_path: Path, make_redis: Callable[..., Any]
+) -> None:
+    """In order, before what came later; a later start has nothing of it."""
+    server = make_redis()
+    client = server.client()
+    healthy, blocked = tmp_path / "healthy", tmp_path / "blocked"
+    blocked.write_text("not a folder")
+    pumps = {"healthy": csv(healthy), "blocked": csv(blocked)}
+    daemon = Daemon(tmp_path / "a", server.port, pumps, journal=DISK, window_records=50)
+    with daemon:
+        daemon.start()
+        pushed = push(client, 700)
+        in_files(daemon, healthy, pushed)
+        wait_for("the disk", lambda: daemon.status()["journal_records"] == 700)
+        daemon.kill()
+        client.delete(*client.keys("*lease*"))
+        client.rpush(LIST, record("last"))
+        done = daemon.command("claims", "return", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["returned"] == {LIST: 700}
+        raws = client.lrange(LIST, 0, -1)
+        found = [edit.decode("msgpack", raw).alias for raw in raws]
+        assert found == [*pushed, "last"]
+        blocked.unlink()
+        daemon.start().wait_ready()
+        in_files(daemon, blocked, [*pushed, "last"])
+        assert daemon.stop() == 0
+        (line,) = [one for one in audit(daemon)["pumps"] if one["pump"] == "BLOCKED"]
+    assert (line["handed_over"], line["delivered"]) == (700, 701)
+    assert_exactly_once(blocked, [*pushed, "last"])

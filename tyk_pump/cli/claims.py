@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,6 +30,9 @@ from tyk_pump.source.upkeep import (
 )
 from tyk_pump.state.file import StateFile
 from tyk_pump.state.folder import FILE_NAME, holder
+
+if TYPE_CHECKING:
+    from tyk_pump.coordinator.leftovers import LeftPart
 
 
 @click.group()
@@ -90,31 +94,47 @@ def _row(claim: ClaimLine) -> list[str]:
 def return_command(conf: str, as_json: bool) -> None:
     """Push claimed records back to the head of their lists, for another consumer.
 
-    Nobody may run meanwhile. What some pumps have settled and others not is delivered
-    to all of them again.
+    What waits in the state file goes back as well. Nobody may run meanwhile. What some
+    pumps have settled and others not is delivered to all of them again.
     """
+    from tyk_pump.coordinator.leftovers import left_parts
+
     folder = state_folder(conf)
     if pid := holder(folder):
         raise click.ClickException(f"the pump runs (pid {pid}): stop it first")
-    if (folder / FILE_NAME).exists():
-        with contextlib.closing(StateFile(folder / FILE_NAME)) as file:
-            waiting = len(file.pending())
-        if waiting:
-            # Redis had no memory for them; a claim that it does not know of would
-            # be left behind.
-            raise click.ClickException(
-                "some claims are noted in the state file only: start the pump once, so"
-                " that it moves them to Redis"
+    with contextlib.ExitStack() as stack:
+        parts: dict[str, LeftPart] = {}
+        waiting: dict[str, int] = {}
+        if (folder / FILE_NAME).exists():
+            file = stack.enter_context(
+                contextlib.closing(StateFile(folder / FILE_NAME))
             )
-    with _linked(conf) as (link, prefix):
-        returned = return_claims(link, prefix)
+            if file.pending():
+                # Redis had no memory for them; a claim that it does not know of would
+                # be left behind.
+                raise click.ClickException(
+                    "some claims are noted in the state file only: start the pump once,"
+                    " so that it moves them to Redis"
+                )
+            parts, waiting = left_parts(file), file.replay_store.waiting()
+        link, prefix = stack.enter_context(_linked(conf))
+        returned = return_claims(link, prefix, parts)
+    damaged = [words for part in parts.values() for words in part.damaged]
+    lost = sum(part.records_damaged for part in parts.values())
     if as_json:
-        print_json({"returned": returned})
+        print_json({"returned": returned, "damaged": damaged, "damaged_records": lost})
         return
     for name, count in sorted(returned.items()):
         click.echo(f"{count:,} records to {name}")
     if not returned:
         click.echo("nothing was claimed")
+    for words in damaged:
+        click.secho(f"lost, damaged: {words}", fg="red", err=True)
+    if damaged:
+        click.secho(f"{lost:,} records cannot be returned", fg="red", err=True)
+    if waiting:
+        count = sum(waiting.values())
+        click.echo(f"note: {count:,} records of replays stay here", err=True)
 
 
 @claims.command()

@@ -205,3 +205,8 @@ def add(progress: Progress, end: int, became: Counts) -> None:
     counts.dead += became.dead
     counts.lost += became.lost
     counts.unknown += became.unknown
+
+
+def owes(lanes: Iterable[tuple[Lane, int]], position: int) -> bool:
+    """Say whether one of these lanes, each at a position, has this one before it."""
+    return any(at <= position == lane.own(position) for lane, at in lanes)

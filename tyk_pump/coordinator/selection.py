@@ -9,7 +9,7 @@ import msgspec
 
 from tyk_pump import cursors
 from tyk_pump.config.root import RootOptions
-from tyk_pump.coordinator.lanes import Lane
+from tyk_pump.coordinator.lanes import Lane, owes
 from tyk_pump.errors import CodecError
 from tyk_pump.record import codec, condition, edit
 from tyk_pump.record.analytics import Time
@@ -177,14 +177,7 @@ def _take(
     chosen: Sequence[int],
     owed: Sequence[tuple[Lane, int]],
 ) -> list[ReplayFrame]:
-    mine = [
-        index
-        for index in chosen
-        if not any(
-            at <= frame.first + index == lane.own(frame.first + index)
-            for lane, at in owed
-        )
-    ]
+    mine = [index for index in chosen if not owes(owed, frame.first + index)]
     tally.on_their_way += len(chosen) - len(mine)
     tally.records += len(mine)
     tally.bytes += sum(len(records[index]) for index in mine)

@@ -1,6 +1,7 @@
 """Records -> bytes as the gateway writes them into the Redis lists.
 
-Only the demonstration, the benchmarks and the tests write records.
+Only the demonstration, the benchmarks, the tests, and a person who edits a dead letter
+write records.
 """
 
 from __future__ import annotations

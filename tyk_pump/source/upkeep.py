@@ -6,8 +6,8 @@ the next living instance take a stream, `forget` drops a removed pump's cursors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -25,6 +25,7 @@ from tyk_pump.source.claims import (
     text,
     unpack,
 )
+from tyk_pump.source.lists import claim_key
 from tyk_pump.source.redis import Command, Link
 from tyk_pump.ulid import ulid_time
 
@@ -120,11 +121,36 @@ def read_stream(owner: str, fields: Mapping[str, bytes]) -> StreamLine:
     return line
 
 
-def return_claims(link: Link, prefix: str) -> dict[str, int]:
+class Leftover(msgspec.Struct):
+    """Records of one frame on a disk that a pump is still owed."""
+
+    claim: str
+    list: str
+    first: int
+    records: Sequence[bytes]
+
+
+class Left(Protocol):
+    """A stream's part that is on the disk of the instance that returns its claims."""
+
+    kept: int
+    """Where it ends; what Redis has before that is on the disk as well."""
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Yield what is owed, the last frame first."""
+
+    def returned(self) -> None:
+        """All of it is back in the lists."""
+
+
+def return_claims(
+    link: Link, prefix: str, disk: Mapping[str, Left] | None = None
+) -> dict[str, int]:
     """Push what is claimed back to the head of the lists; return how many, by list.
 
     For a return to another consumer, with nobody running: pumps that had settled a
-    part of it get that part again.
+    part of it get that part again. `disk` is what of each stream is on our disk.
+    Broken off, it may be called again.
     """
     keys = Keys(prefix)
     returned: dict[str, int] = {}
@@ -135,16 +161,58 @@ def return_claims(link: Link, prefix: str) -> dict[str, int]:
                 f"stream {text(raw_name)} is held by the running instance"
                 f" {text(raw_owner)}: stop it first"
             )
+    parts = disk or {}
+    lines: dict[str, list[ClaimLine]] = {name: [] for name in parts}
+    for line in list_claims(link, prefix):
+        lines.setdefault(line.stream, []).append(line)
+        if line.stream in parts:
+            _drop_copied(link, line, parts[line.stream].kept)
+    marks: list[str] = []
     # The newest first: each goes in front of what was pushed before it.
-    for line in reversed(list_claims(link, prefix)):
-        count = _give_back(link, keys, line)
-        if count:
-            returned[line.list] = returned.get(line.list, 0) + count
+    for name, claims in sorted(lines.items(), reverse=True):
+        for line in reversed(claims):
+            _count(returned, line.list, _give_back(link, keys, line))
+        if name in parts:
+            for one in parts[name].leftovers():
+                mark = claim_key(prefix, one.list, f"{one.claim}:returned")
+                marks.append(mark)
+                _count(returned, one.list, _push_back(link, one, mark))
     for raw_name in pairs(streams):
         name = text(raw_name)
         commands = [("UNLINK", keys.stream(name)), ("HDEL", keys.streams, name)]
         _checked(link, commands)
+    for part in parts.values():
+        part.returned()
+    _checked(link, [("UNLINK", mark) for mark in dict.fromkeys(marks)])
     return returned
+
+
+def _count(returned: dict[str, int], name: str, count: int) -> None:
+    if count:
+        returned[name] = returned.get(name, 0) + count
+
+
+def _drop_copied(link: Link, line: ClaimLine, kept: int) -> None:
+    """Trim a claim to what is not on the disk, as its owner would have."""
+    copied = kept - (line.base + line.length - line.left)
+    if line.base >= 0 and copied > 0:
+        _checked(link, [("LTRIM", line.key, copied, -1)])
+
+
+def _push_back(link: Link, one: Leftover, mark: str) -> int:
+    """Push records of the disk; the mark says, in the same step, how far that is."""
+    (reply,) = _checked(link, [("HGET", mark, "first")])
+    if reply is not None and int(reply) <= one.first:
+        return 0
+    replies = link.execute(
+        [
+            ("LPUSH", one.list, *reversed(one.records)),
+            ("HSET", mark, "first", one.first),
+        ],
+        atomic=True,
+    )
+    raise_first(replies)
+    return len(one.records)
 
 
 def _give_back(link: Link, keys: Keys, line: ClaimLine) -> int:

@@ -75,6 +75,20 @@ class Letter(msgspec.Struct, kw_only=True):
     raw: bytes = b""
 
 
+class Reason(msgspec.Struct):
+    """Letters of one pump that were refused in the same words."""
+
+    pump: str
+    reason: str
+    letters: int
+    replaying: int
+    first: float
+    """When the oldest of them was refused last, in seconds since the epoch."""
+    last: float
+    example: int
+    """The number of one of them."""
+
+
 class Replay(msgspec.Struct, kw_only=True):
     """Letters of one pump that wait to be written again: a stream of its own."""
 
@@ -196,6 +210,33 @@ class StateFile:
                 (id,),
             ).fetchone()
         return None if row is None else _letter(row)
+
+    def reasons(
+        self, *, pump: str = "", reason: str = "", since: float = 0
+    ) -> list[Reason]:
+        """Return how many letters have which reason, the most frequent first."""
+        with self.transaction(write=False) as db:
+            rows = db.execute(
+                """SELECT pump, reason, count(*), sum(replay_stream IS NOT NULL),
+                    min(at), max(at), max(id)
+                FROM dead_letters
+                WHERE (:pump = '' OR pump = :pump)
+                    AND (:reason = '' OR instr(lower(reason), lower(:reason)) > 0)
+                    AND at >= :since
+                GROUP BY pump, reason ORDER BY count(*) DESC, pump, reason""",
+                {"pump": pump, "reason": reason, "since": since},
+            ).fetchall()
+        return [Reason(*row) for row in rows]
+
+    def edit(self, id: int, raw: bytes) -> bool:
+        """Replace a letter's bytes; False when it is gone or in a replay by now."""
+        with self.transaction() as db:
+            found = db.execute(
+                """UPDATE dead_letters SET raw = ?
+                WHERE id = ? AND replay_stream IS NULL""",
+                (raw, id),
+            )
+            return found.rowcount == 1
 
     def counts(self) -> dict[str, int]:
         """Return how many dead letters each pump has."""

@@ -206,6 +206,16 @@ class FrameStore:
             data=data,
         )
 
+    def places(self, stream: str, claim: str) -> list[int]:
+        """Return where the frames of a claim begin."""
+        with self._file.transaction(write=False) as db:
+            rows = db.execute(
+                """SELECT first FROM frames
+                WHERE stream = ? AND claim = ? ORDER BY first""",
+                (stream, claim),
+            ).fetchall()
+        return [row[0] for row in rows]
+
     # What changes
 
     def append(
