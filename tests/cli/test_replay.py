@@ -23,7 +23,7 @@ from tyk_pump.record.uptime import UptimeRecord
 from tyk_pump.source.claims import Progress, pack
 from tyk_pump.state.file import StateFile
 from tyk_pump.state.folder import StateFolder
-from tyk_pump.state.journal import Damaged, Frame, FrameStore
+from tyk_pump.state.journal import GAP, Damaged, Frame, FrameStore
 
 DAY = 1_741_132_800.0
 """2025-03-05T00:00:00Z"""
@@ -272,6 +272,16 @@ def test_what_is_damaged_is_told_and_passed(file: StateFile, asked: Asked) -> No
     assert sorted(chosen(file, said)["CSV"]) == sorted(wanted)
     out = asked.text(*words, "--dry-run")
     assert "50 records in 1 damaged frames" in out and "1 are no records" in out
+
+
+def test_a_gap_in_a_part_is_no_frame(file: StateFile, asked: Asked) -> None:
+    """What another instance had meanwhile is nobody's loss, and has no time."""
+    gap = frame(100, [], codec=GAP, at=0.0)
+    gap.end, gap.data = 200, b""
+    FrameStore(file).append([gap], {})
+    said = asked("--from", "1960-01-01", "--pump", "csv")
+    assert said["damaged"] == [] and len(chosen(file, said)["CSV"]) == 100
+    assert file.replay_store.kept_since() == DAY + 60
 
 
 def test_a_frame_whose_time_has_passed_meanwhile(

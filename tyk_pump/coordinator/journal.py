@@ -45,8 +45,6 @@ REST: Final = 0.9
 """Copying for want of room in Redis goes on until this share of the limit is left."""
 WITHOUT_LIMIT: Final = 1 << 30
 """Bytes that may wait in a Redis that has no limit of its own."""
-GAP: Final = "gap"
-"""In a codec's place: positions that another instance had while it held the stream."""
 
 
 class Journal:
@@ -86,7 +84,7 @@ class Journal:
             for name, value in part.cursors.items():
                 stream.progress[name] = unpack(value, Progress)
             for one in part.claims:
-                if one.codec != GAP:
+                if one.codec != disk.GAP:
                     stream.claims[one.name] = _claim(one)
             stream.uptime = any(map(cursors.of_uptime, stream.progress))
             stream.trimmed = min(
@@ -342,7 +340,7 @@ class Journal:
             return Frame(span.first, min(found.first, span.end), b"", lost=True)
         end = min(found.end, span.end)
         if not found.data:  # lost already when it was to be copied, or set aside
-            return Frame(span.first, end, b"", lost=found.codec != GAP)
+            return Frame(span.first, end, b"", lost=found.codec != disk.GAP)
         if (found.first, found.end) == (span.first, end) and not part.scope:
             return Frame(span.first, end, found.data)
         stream, name, codec, first, _, records, _ = channel.decode_frame(found.data)
@@ -518,7 +516,7 @@ def _gap(stream: str, first: int, end: int) -> disk.Frame:
         end=end,
         claim="",
         list="",
-        codec=GAP,
+        codec=disk.GAP,
         at=0.0,
         data=b"",
     )

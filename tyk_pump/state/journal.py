@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+GAP: Final = "gap"
+"""In a codec's place: positions that another instance had while it held the stream."""
 PRUNE_ROWS: Final = 256
 """Frames removed in one transaction."""
 SHRINK_BYTES: Final = 64 << 20

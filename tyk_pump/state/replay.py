@@ -16,7 +16,7 @@ import msgspec
 from tyk_pump import channel
 from tyk_pump.cursors import Counts
 from tyk_pump.state import ledger
-from tyk_pump.state.journal import Damaged, check_sum
+from tyk_pump.state.journal import GAP, Damaged, check_sum
 
 if TYPE_CHECKING:
     from tyk_pump.state.file import StateFile
@@ -125,8 +125,8 @@ class ReplayStore:
         with self._file.transaction(write=False) as db:
             rows = db.execute(
                 """SELECT rowid, stream, first, end, list, codec, at, size, pumps
-                FROM frames WHERE at >= ? ORDER BY at, stream, first""",
-                (since,),
+                FROM frames WHERE at >= ? AND codec != ? ORDER BY at, stream, first""",
+                (since, GAP),
             ).fetchall()
         return [
             KeptFrame(
@@ -146,7 +146,9 @@ class ReplayStore:
     def kept_since(self) -> float | None:
         """Return when the oldest frame was claimed; None when there is none."""
         with self._file.transaction(write=False) as db:
-            found = db.execute("SELECT min(at) FROM frames").fetchone()[0]
+            found = db.execute(
+                "SELECT min(at) FROM frames WHERE codec != ?", (GAP,)
+            ).fetchone()[0]
         return None if found is None else float(found)
 
     def records(self, frame: KeptFrame) -> Sequence[bytes] | None:
