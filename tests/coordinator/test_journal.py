@@ -14,6 +14,10 @@ from tyk_pump import channel
 from tyk_pump.config.root import JournalOptions, RootOptions
 from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Span
+from tyk_pump.coordinator import lanes
+from tyk_pump.coordinator.books import Books
+from tyk_pump.coordinator.journal import SCOPE, Journal
+from tyk_pump.coordinator.lanes import Lane, Span
 from tyk_pump.coordinator.windows import Windows
 from tyk_pump.cursors import Counts
 from tyk_pump.errors import LeaseLost, StateError
@@ -307,3 +311,81 @@ def test_a_row_that_is_missing_is_a_loss(state: StateFile) -> None:
         db.execute("DELETE FROM frames WHERE first > 0")
     frame = windows.frame(source, Span(STREAM, 29, 30))
     assert frame is not None and not frame.data and frame.lost
+def test_a_lane_without_a_part_of_the_rest_stays_ahead_in_redis(
+    state: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has nothing of its own in what is left on the disk, and went on."""
+    monkeypatch.setattr(lanes, "BLOCK", 5)
+    source: Any = Redis(10, 10, **{"P/0:2": 0, "P/1:2": 0})
+    journal, windows = make(state, max_bytes=1)
+    copy_all(journal, windows, source)
+    assert journal.kept(STREAM) == 10
+    journal.parts[STREAM].progress["P/0:2"].position = 5  # 5 to 10 are the other's
+    source.stream.progress["P/0:2"].position = 15
+    journal.root = RootOptions(journal=JournalOptions(type="disk"), window_records=10)
+    copy_all(journal, windows, source)
+    assert journal.kept(STREAM) == 20
+    assert positions(journal)["P/0:2"] == 15
+
+
+def test_a_claim_that_is_not_on_the_disk_is_not_lost(state: StateFile) -> None:
+    """After a start a part stands alone until the rest is in our hands again."""
+    source: Any = Redis(10, 10, P=0)
+    journal, windows = make(state, max_bytes=1)
+    copy_all(journal, windows, source)
+    books = Books(state, journal.parts, FakeClock())
+    source.owners, source.owner = {STREAM: "me#1"}, "me#1"
+    books.sync(source)
+    books.write(source)
+    again = make(state)[0]
+    alone: Any = Redis(P=0)
+    alone.streams, alone.owners, alone.owner = {}, {STREAM: "me#1"}, "me#2"
+    books = Books(state, again.parts, FakeClock())
+    books.sync(alone)
+    books.write(alone)
+    assert again.parts[STREAM].end == 10
+    assert {row.claim for row in state.ledger.open_rows()} == {"C0", "C1"}
+
+
+def test_a_row_waits_for_the_part_on_the_disk(
+    state: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane that owns nothing of the rest is past the claim in Redis, not here."""
+    monkeypatch.setattr(lanes, "BLOCK", 5)
+    source: Any = Redis(10, **{"P/0:2": 0, "P/1:2": 0})
+    journal, windows = make(state, max_bytes=1)
+    windows.root = RootOptions(window_records=5)
+    books = Books(state, journal.parts, FakeClock())
+    source.owners, source.owner = {STREAM: "me#1"}, "me#1"
+    books.sync(source)
+    copy_all(journal, windows, source)
+    assert journal.kept(STREAM) == 5
+    part, lane = journal.parts[STREAM], Lane("P", 0, 2)
+    books.record(lane, part, 1, Counts(delivered=1))
+    books.sync(source)
+    books.write(source)
+    assert [row.cursor for row in state.ledger.open_rows()] == ["P/0:2", "P/1:2"]
+    books.record(lane, part, 5, Counts(delivered=4))
+    books.sync(source)
+    books.write(source)
+    assert [row.cursor for row in state.ledger.open_rows()] == ["P/1:2"]
+    assert state.ledger.totals()["P"].delivered == 5
+
+
+def test_trouble_ends_when_nothing_waits_for_the_disk(
+    state: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not copied has been delivered from Redis meanwhile."""
+
+    def refuse(*args: Any) -> None:
+        raise StateError("disk full")
+
+    source: Any = Redis(10, P=0)
+    journal, windows = make(state)
+    monkeypatch.setattr(journal._store, "append", refuse)
+    assert not journal.copy(source, windows) and journal.error
+    source.stream.trimmed = 10
+    source.stream.claims.clear()
+    monkeypatch.setattr(source, "backlog", lambda: (0, 0))
+    journal.copy(source, windows)
+    assert not journal.error

@@ -245,3 +245,30 @@ def test_frozen_at_any_step(redis_server: RedisServer, sent: bool, rest: bool) -
         return link
 
     steps(run)
+
+
+def test_a_stream_is_not_left_alone_when_its_adoption_is_unanswered(
+    redis_server: RedisServer,
+) -> None:
+    """It is ours in Redis and not in our hands: we look at it again."""
+    for at in range(1, 12):
+        consumer = Consumer()
+        fresh(redis_server)
+        with linked(redis_server) as link:
+            source = make_source(link, name="a")
+            source.start()
+            source.round()
+        end_leases(redis_server)
+        with linked(redis_server, at, answer_lost) as link:
+            heir = make_source(link, name="b")
+            for _ in range(3):
+                with contextlib.suppress(SourceError):
+                    heir.start()
+                    break
+            for _ in range(4):
+                with contextlib.suppress(SourceError):
+                    heir.round()
+            link.at = 0
+            consumer.drain(heir)
+            heir.give_back()
+        assert sorted(consumer.records) == sorted([*FIRST, *THIRD]), at

@@ -70,6 +70,24 @@ def test_claiming_and_delivery_go_on_in_a_full_redis(full: RedisServer) -> None:
     assert_clean(full, "")
 
 
+def test_a_refused_cursor_is_written_although_nothing_moves(full: RedisServer) -> None:
+    """When Redis has room again it is told, not only with the next records."""
+    fresh(full)
+    with linked(full) as link:
+        source = make_source(link)
+        source.start()
+        source.round()
+        stream = next(iter(source.streams.values()))
+        progress = stream.progress["P"]
+        progress.position = 4
+        memory(full, 1)
+        source.settle({stream.id: {"P": progress}}, {})
+        memory(full, 0)
+        source.round()
+        assert source._load(stream.id).progress["P"].position == 4
+        source.give_back()
+
+
 def test_a_restart_in_a_full_redis_makes_room(full: RedisServer) -> None:
     """Our own claims may be what fills it: they are read and trimmed all the same."""
     consumer, book = Consumer(), Book()

@@ -206,8 +206,10 @@ class Books:
             row.counts = progress.counts
             row.handed_over = rest
             if part is not None and not stream.disk and claim.base < part.end:
-                # Its beginning was settled on the disk, and counted there.
                 before = part.progress.get(lane.field)
+                if before is not None and lane.own(before.position) < part.end:
+                    break  # its beginning still waits on the disk
+                # It was settled there, and counted.
                 if before is not None and claim.base <= before.since < part.end:
                     row.counts = before.counts + row.counts
             if row.claimed or row.counts.total:
@@ -315,8 +317,8 @@ class Books:
             if stream.adopted:  # settled while others had it; else nobody has, or knows
                 row.handed_over = row.claimed
                 self._closed[row.key] = row
-        elif row.claim in stream.claims:
-            return
+        elif row.claim in stream.claims or stream.disk:
+            return  # what is not on our disk waits in Redis, whoever has it in hand
         elif stream.claims and not stream.own:
             # Redis came back without the claim: a hole. The cursor goes over it, and
             # what the source says of that is booked.

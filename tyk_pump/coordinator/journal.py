@@ -18,7 +18,7 @@ import msgspec
 from tyk_pump import channel, cursors
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import RootOptions
-from tyk_pump.coordinator.lanes import Span
+from tyk_pump.coordinator.lanes import Lane, Span
 from tyk_pump.coordinator.windows import Frame, Windows
 from tyk_pump.errors import StateError
 from tyk_pump.source.claims import (
@@ -233,6 +233,8 @@ class Journal:
         )
         if records <= 0:
             self._relieving = self.full = False
+            if not self._moved:
+                self.error = ""  # nothing waits for the disk any more
             return 0
         if self.root.journal.type == "disk":
             limit = self.root.journal.max_bytes
@@ -492,7 +494,9 @@ def _split(
     """
     before = None if part is None else part.progress.get(field)
     behind = msgspec.structs.replace(cursor, position=end, since=end, counts=Counts())
-    if part is not None and before is not None and before.position < part.end:
+    lane = Lane(*cursors.parts(field))
+    # A lane may have nothing of its own in what is left of the part.
+    if part and before and lane.own(before.position) < part.end:
         return before, behind
     if part is None or before is None or cursor.since > part.end:
         # Nothing here belongs to the claim that it is in, in Redis.

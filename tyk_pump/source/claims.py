@@ -381,6 +381,8 @@ class Source:
         rest = rest[len(foreign) :]
         self._move_book()
         self._register_again()
+        if any(self._owed.values()):
+            self.settle({}, {})  # nothing else may move for a long time
         claimed = self._resolve_all()
         lengths = self._lengths(rest)
         waiting = [one for one in self._lists if lengths.get(one.key)]
@@ -751,7 +753,11 @@ class Source:
         self._foreign = sorted({owner for owner in foreign.values() if owner})
         adopted = []
         for name, owner in sorted(foreign.items()):
-            orphan = not owner or (owner in alive and not alive[owner])
+            # Ours and not in our hands: the answer to its adoption was lost, or Redis
+            # came back with what we had finished.
+            orphan = owner in ("", *self._owners) or (
+                owner in alive and not alive[owner]
+            )
             if not orphan or not self._leased or not self._is_for_us(name):
                 continue
             if self._adopt(name, owner):
@@ -782,8 +788,10 @@ class Source:
                 self._ask([("HDEL", key, mark)])
             return False
         stream = self._load(name)
-        # Who gave it back has left no name; the ledger knows our own streams.
-        stream.adopted = not owner.startswith(f"{self._name}#")
+        # Who gave it back has left no name, and ours may be there from an attempt to
+        # adopt it; the ledger knows our own streams.
+        others = not owner.startswith(f"{self._name}#")
+        stream.adopted = others or owner == self.owner
         self._keep(stream)
         return True
 
