@@ -12,11 +12,9 @@ import pytest
 from tests.source.world import FakeClock
 from tyk_pump import channel
 from tyk_pump.config.root import JournalOptions, RootOptions
-from tyk_pump.coordinator.journal import Journal
-from tyk_pump.coordinator.lanes import Span
 from tyk_pump.coordinator import lanes
 from tyk_pump.coordinator.books import Books
-from tyk_pump.coordinator.journal import SCOPE, Journal
+from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Lane, Span
 from tyk_pump.coordinator.windows import Windows
 from tyk_pump.cursors import Counts
@@ -311,6 +309,8 @@ def test_a_row_that_is_missing_is_a_loss(state: StateFile) -> None:
         db.execute("DELETE FROM frames WHERE first > 0")
     frame = windows.frame(source, Span(STREAM, 29, 30))
     assert frame is not None and not frame.data and frame.lost
+
+
 def test_a_lane_without_a_part_of_the_rest_stays_ahead_in_redis(
     state: StateFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,10 +382,13 @@ def test_trouble_ends_when_nothing_waits_for_the_disk(
 
     source: Any = Redis(10, P=0)
     journal, windows = make(state)
+    clock = FakeClock()
+    monkeypatch.setattr(journal, "_clock", clock)
     monkeypatch.setattr(journal._store, "append", refuse)
     assert not journal.copy(source, windows) and journal.error
     source.stream.trimmed = 10
     source.stream.claims.clear()
     monkeypatch.setattr(source, "backlog", lambda: (0, 0))
+    clock.ahead += 2.0
     journal.copy(source, windows)
     assert not journal.error

@@ -1,0 +1,102 @@
+"""Back ends of three kinds, and what each of them has seen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+SCOPE: Final = "@"
+"""Ends a cursor together with an instance's name, where watermarks are set apart."""
+
+WATERMARK: Final = "WATERMARK"
+"""Remembers one number per stream and cursor, in one step with the data."""
+IDENTITY: Final = "IDENTITY"
+"""Takes a record id once."""
+BLIND: Final = "BLIND"
+"""Cannot tell a repeat."""
+KINDS: Final = (WATERMARK, IDENTITY, BLIND)
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One record of a write."""
+
+    position: int
+    identity: str
+    number: int
+    """Which of the records that were pushed it is."""
+
+
+class BackEnd:
+    """One pump's store: it says what it took once too often, or out of order."""
+
+    def __init__(self, kind: str, broken: Callable[[str], None]) -> None:
+        self.kind = kind
+        self.effects: Counter[int] = Counter()
+        """How often each record is in the store."""
+        self.repeats = 0
+        self.divided = 0
+        """Repeats in the rest of a stream on a disk, whose watermarks had to be set
+        apart when another instance adopted the stream: what was in flight then."""
+        self.twice_allowed: set[int] = set()
+        """Records that a failover has put back: their new selves have new names."""
+        self.unheard: set[int] = set()
+        """Records whose writer died before it said so: one may be taken for poison,
+        become a dead letter, and be replayed, in a stream of its own."""
+        self.refused: set[int] = set()
+        """Records that were dead letters once: they come when they come."""
+        self.unordered = False
+        """True once a failover has: what is first then is anybody's guess."""
+        self._broken = broken
+        self._marks: dict[tuple[str, str], int] = {}
+        self._identities: set[str] = set()
+        self._first: dict[tuple[str, str, str], int] = {}
+
+    def take(
+        self, who: str, stream: str, cursor: str, items: Sequence[Item], *, replay: bool
+    ) -> None:
+        """Take a write, in one step."""
+        mark = self._marks.get((stream, cursor), 0)
+        for item in items:
+            if self.kind == WATERMARK and item.position < mark:
+                continue
+            if self.kind == IDENTITY and item.identity in self._identities:
+                continue
+            self._effect(who, stream, cursor, item, replay)
+        if self.kind == WATERMARK and items:
+            self._marks[stream, cursor] = max(mark, items[-1].position + 1)
+        elif self.kind == IDENTITY:
+            self._identities.update(item.identity for item in items)
+
+    def _effect(
+        self, who: str, stream: str, cursor: str, item: Item, replay: bool
+    ) -> None:
+        number = item.number
+        self.effects[number] += 1
+        if self.effects[number] > 1:
+            self.repeats += 1
+            allowed = (
+                number in self.twice_allowed
+                or (replay and number in self.unheard | self.refused)
+                or SCOPE in cursor
+            )
+            if SCOPE in cursor:
+                self.divided += 1
+            if self.kind != BLIND and not allowed:
+                self._broken(
+                    f"double effect: record {number} ({stream}:{item.position})"
+                    f" at {self.kind} as {cursor}"
+                )
+            return
+        if replay or self.unordered or number in self.refused:
+            return
+        # What is on an instance's own disk goes its own way when another has the rest.
+        place = (who, stream, cursor)
+        if item.position < self._first.get(place, -1):
+            self._broken(
+                f"out of order: {stream}:{item.position} after"
+                f" {self._first[place]} at {self.kind} as {cursor}"
+            )
+        self._first[place] = item.position

@@ -1,0 +1,181 @@
+"""What must be true: on the way, when all is quiet, and at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tests.faults.simulation.workers import FILTERED
+from tests.faults.simulation.world import Broken
+from tyk_pump.coordinator.supervisor import MAX_FRAMES
+from tyk_pump.coordinator.windows import CACHED_FRAMES
+
+if TYPE_CHECKING:
+    from tests.faults.simulation.history import History
+    from tests.faults.simulation.instance import Instance
+
+
+def number(raw: bytes) -> int:
+    """Return which record it is."""
+    return int(raw.split(b" ")[0])
+
+
+def numbers(data: Mapping[str, Any]) -> set[int]:
+    """Return the records in all lists."""
+    return {
+        number(raw)
+        for value in data.values()
+        if isinstance(value, tuple)
+        for raw in value
+    }
+
+
+# On the way
+
+
+def bounded(history: History) -> None:
+    """Memory: caches, queues and books have their limits at all times."""
+    for one in history.instances:
+        coordinator = one.coordinator
+        if coordinator is None:
+            continue
+        cached = coordinator._windows._cache
+        if len(cached) > CACHED_FRAMES:
+            history.world.fail(f"{len(cached)} frames cached")
+        for worker in coordinator.workers:
+            if len(worker.lane.sent) > MAX_FRAMES:
+                history.world.fail(f"{len(worker.lane.sent)} frames in a queue")
+            if len(worker.unsettled) > MAX_FRAMES:
+                history.world.fail(f"{len(worker.unsettled)} answers unsettled")
+
+
+# Quiet
+
+
+def unsettled(history: History) -> str:
+    """Return what is still to be done, or nothing."""
+    for key, value in history.redis.data.items():
+        if isinstance(value, tuple) and ":claim:" not in key:
+            return f"{len(value)} records in {key}"
+    for one in history.instances:
+        if why := _unsettled(one):
+            return f"{one.name}: {why}"
+    orphans = _claims_of_nobody(history)
+    return f"claims of nobody: {orphans}" if orphans else ""
+
+
+def _unsettled(one: Instance) -> str:
+    coordinator = one.coordinator
+    if coordinator is None:
+        return "it is dead"
+    lifeline, settler = coordinator._lifeline, coordinator._settler
+    journal, source = coordinator._journal, lifeline.source
+    if source is None or lifeline.error:
+        return f"Redis: {lifeline.error}"
+    for stream in coordinator._streams():
+        for worker in coordinator.workers:
+            if worker.lane.settled(stream) < stream.end:
+                at = worker.lane.settled(stream)
+                return f"{worker.lane.field} is at {at} of {stream}"
+        if stream.intents and not stream.disk:
+            return f"intents in {stream}"
+    for worker in coordinator.workers:
+        if worker.lane.sent or worker.unsettled or worker.state != "running":
+            return f"{worker.lane.field} is {worker.state}, has {worker.lane.sent}"
+    if settler._moved or settler.error or journal.error or journal._moved:
+        return f"to write: {settler._moved} {journal._moved} {settler.error}"
+    if settler.books._opened or settler.books._closed:
+        return "rows of the ledger to write"
+    if any(source._owed.values()) or source._booked:
+        return "fields that Redis has not taken"
+    if any(stream.claims for stream in source.streams.values()):
+        return "claims that are settled and not finished"
+    return ""
+
+
+def quiet(history: History) -> bool:
+    """Say whether nothing is left to do."""
+    return not unsettled(history)
+
+
+def _claims_of_nobody(history: History) -> list[str]:
+    """Streams that wait for a new owner."""
+    held: set[str] = set()
+    streams = [
+        name.decode()
+        for key, value in history.redis.data.items()
+        if key.endswith("tyk-pump:streams") and isinstance(value, dict)
+        for name in value
+    ]
+    for one in history.instances:
+        if one.coordinator is not None and one.coordinator._lifeline.source:
+            held |= set(one.coordinator._lifeline.source.streams)
+    return [name for name in streams if name not in held]
+
+
+# The end
+
+
+def left_behind(history: History) -> list[str]:
+    """Return keys that should not outlive the last instance.
+
+    A cursor that a late command wrote into the hash of a stream that was gone already
+    stays: nobody looks at it any more. A claim never does.
+    """
+    return [
+        key
+        for key, value in history.redis.data.items()
+        if isinstance(value, tuple)
+        or key.endswith("tyk-pump:streams")
+        or (isinstance(value, dict) and not _is_remains(history, key, value))
+    ]
+
+
+def _is_remains(history: History, key: str, fields: Mapping[bytes, bytes]) -> bool:
+    if "tyk-pump:stream:" not in key:
+        return True
+    return history.plan.late and not any(f.startswith(b"claim:") for f in fields)
+
+
+def judge(history: History) -> None:
+    """All that must hold when everybody has left."""
+    _expired(history)
+    if keys := left_behind(history):
+        raise Broken(f"left behind in Redis: {keys}")
+    _conserved(history)
+
+
+def _expired(history: History) -> None:
+    """Redis itself lost what expired in an unclaimed list; a claim never does."""
+    for key, value in history.redis.expired:
+        if isinstance(value, tuple):
+            if ":claim:" in key:
+                raise Broken(f"a claim has expired: {key}")
+            history.losable |= set(map(number, value))
+
+
+def _letters(one: Instance, pump: str) -> dict[int, str]:
+    rows = one.disk.execute(
+        "SELECT raw, reason FROM dead_letters WHERE pump = ?", (pump,)
+    )
+    return {number(raw): reason for raw, reason in rows}
+
+
+def _conserved(history: History) -> None:
+    """Each record is delivered, filtered, dead, or was somebody else's."""
+    for pump in history.plan.pumps:
+        end = history.ends[pump.name]
+        fates = history.plan.fates.get(pump.name, {})
+        dead: dict[int, str] = {}
+        for one in history.instances:
+            dead |= _letters(one, pump.name)
+        for record in range(history.pushed):
+            fate = fates.get(record)
+            if fate == FILTERED and record in end.effects:
+                raise Broken(f"{record} was filtered and has arrived")
+            if record in end.effects or record in dead:
+                continue
+            if record in history.foreign or record in history.losable:
+                continue
+            if fate != FILTERED:
+                raise Broken(f"record {record} is lost at {pump.name}")
