@@ -6,6 +6,7 @@
     ├── SourceError        Redis cannot serve us now; the coordinator backs off
     │   └── LeaseLost      another instance owns our stream; drop everything in hand
     ├── StateError         the state folder or file cannot be used
+    │   └── DamagedState   its bytes are not those that were written
     ├── CodecError         these bytes are no record; kept aside, never retried
     └── WriteError         a pump could not deliver the whole batch
         ├── TransientError   `pending` may pass later, `rejected` never will
@@ -55,6 +56,10 @@ class LeaseLost(SourceError):
 
 class StateError(TykPumpError):
     """The state folder cannot be used."""
+
+
+class DamagedState(StateError):
+    """The state file is damaged; the next start saves what can be read."""
 
 
 class CodecError(TykPumpError):

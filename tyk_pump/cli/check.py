@@ -22,6 +22,7 @@ from tyk_pump.config.root import PumpConfig
 from tyk_pump.cursors import UPTIME
 from tyk_pump.errors import TykPumpError
 from tyk_pump.state.folder import holder, lasts, locate
+from tyk_pump.state.rescue import reports
 
 if TYPE_CHECKING:
     from tyk_pump.source.redis import Link
@@ -131,6 +132,8 @@ def _state(config: Config, conf: str) -> Iterator[Finding]:
     pid = holder(place)
     held = f", held by the running pump (pid {pid})" if pid else ""
     yield Finding("ok", "state folder", f"{place}{held}")
+    for report in reports(place):
+        yield Finding("warning", "state folder", report.text)
     if reason := lasts(place):
         # For a trial that is fine, so it does not fail the check.
         text = f"{reason}: dead letters would be gone; set state_dir to keep them"

@@ -35,8 +35,9 @@ from tyk_pump.coordinator.signals import Signals
 from tyk_pump.coordinator.snapshot import Snapshot
 from tyk_pump.coordinator.supervisor import WorkerHandle
 from tyk_pump.coordinator.windows import Frame, Windows
-from tyk_pump.errors import ConfigError, SourceError, StateError
-from tyk_pump.source.claims import Source, Stream
+from tyk_pump.errors import ConfigError, DamagedState, SourceError, StateError
+from tyk_pump.source.claims import Progress, Source, Stream, pack
+from tyk_pump.state import rescue
 from tyk_pump.state.file import StateFile
 from tyk_pump.state.folder import StateFolder, locate
 from tyk_pump.worker import outcome
@@ -102,6 +103,7 @@ class Coordinator:
             queue.SimpleQueue()
         )
         self._stopping = False
+        self._damages = rescue.reports(folder.path)
         self._leaving: list[WorkerHandle] = []
         self._announced = False
         self._waiting = {pump.name: pump for pump in config.pumps if pump.passing}
@@ -613,6 +615,7 @@ class Coordinator:
             reasons.append("the journal is full, records wait in Redis")
         if self._lifeline.evicting:
             reasons.append(self._lifeline.evicting)
+        reasons += [report.text for report in self._damages if report.remains]
         if self._stopping:
             reasons.append("stopping")
         return reasons
@@ -732,18 +735,28 @@ def run(
     environment = dict(os.environ if environ is None else environ)
     place = locate(config.root.state_dir, conf_path or "", environment)
     folder = StateFolder.open(place, config.root.instance_name)
-    state = StateFile(folder.file)
+    state: StateFile | None = None
     stats: Instrumentation | None = None
     try:
+        state = _open_state(config, folder)
         stats = instrumentation.start(config)
-        coordinator = Coordinator(
-            config,
-            folder,
-            state,
-            reload=lambda: load(conf_path, environment),
-            environ=environment,
-            stats=stats,
-        )
+
+        def made(state: StateFile) -> Coordinator:
+            return Coordinator(
+                config,
+                folder,
+                state,
+                reload=lambda: load(conf_path, environment),
+                environ=environment,
+                stats=stats,
+            )
+
+        try:
+            coordinator = made(state)
+        except DamagedState as exc:  # too large a file to be looked at whole
+            state.close()
+            state = _open_state(config, folder, reason=str(exc))
+            coordinator = made(state)
         if demo is not None:
             from tyk_pump.coordinator import demo as demo_mode
 
@@ -752,5 +765,19 @@ def run(
     finally:
         if stats is not None:
             stats.close()
-        state.close()
+        if state is not None:
+            state.close()
         folder.close()
+
+
+def _open_state(config: Config, folder: StateFolder, reason: str = "") -> StateFile:
+    """Open the state file; a damaged one is replaced by what can be read of it."""
+    names = [
+        cursors.name(pump.name, lane, pump.workers)
+        for pump in config.pumps
+        for lane in range(pump.workers)
+    ]
+    state, _ = rescue.opened(
+        folder.file, names, lambda at: pack(Progress(position=at)), reason=reason
+    )
+    return state

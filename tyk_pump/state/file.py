@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tyk_pump.errors import StateError
+from tyk_pump.errors import DamagedState, StateError
 from tyk_pump.state import journal, ledger, replay
 from tyk_pump.worker.outcome import DeadRecord
 
@@ -56,6 +56,15 @@ _VERSION_2: Final[tuple[str, ...]] = (
 _VERSIONS: Final = (_VERSION_1, _VERSION_2)
 """What makes each version of the file from the one before; the first from nothing."""
 VERSION: Final = len(_VERSIONS)
+
+
+def schema(version: int, *, data: bool = False) -> list[str]:
+    """Return the statements that make the tables of a version, as the file has them.
+
+    With `data` also those that fill them.
+    """
+    statements = [one for part in _VERSIONS[:version] for one in part]
+    return [one for one in statements if data or one.startswith("CREATE ")]
 
 
 class Letter(msgspec.Struct, kw_only=True):
@@ -119,8 +128,12 @@ class StateFile:
         self._connections: list[sqlite3.Connection] = []
         self.ledger = ledger.Ledger(self)
         self.replay_store = replay.ReplayStore(self)
-        with self.transaction() as db:
-            self._check_version(db)
+        try:
+            with self.transaction() as db:
+                self._check_version(db)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the connections of all threads."""
@@ -404,7 +417,18 @@ class StateFile:
                 raise
             db.commit()
         except sqlite3.Error as exc:
+            if is_damage(exc):
+                self._suspect()
+                raise DamagedState(
+                    f"state file {self.path}: {exc}; the next start saves what can be"
+                    " read"
+                ) from exc
             raise StateError(f"state file {self.path}: {exc}") from exc
+
+    def _suspect(self) -> None:
+        """Let the next start look closely, whatever the size of the file."""
+        with contextlib.suppress(OSError):
+            suspect(self.path).touch()
 
     def _connection(self) -> sqlite3.Connection:
         found: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -414,12 +438,12 @@ class StateFile:
         made = sqlite3.connect(
             self.path, timeout=10, isolation_level=None, check_same_thread=False
         )
+        with self._lock:
+            self._connections.append(made)
         # Large pages: a frame is a megabyte. Of effect in a new file only.
         made.execute("PRAGMA page_size=65536")
         made.execute("PRAGMA journal_mode=WAL")
         made.execute("PRAGMA synchronous=FULL")
-        with self._lock:
-            self._connections.append(made)
         self._local.connection = made
         return made
 
@@ -440,6 +464,18 @@ class StateFile:
                 db.execute(statement)
         db.execute(f"PRAGMA application_id = {_APPLICATION}")
         db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def suspect(path: Path) -> Path:
+    """Return the file that says that the state file was found damaged."""
+    return path.with_name(f"{path.name}-suspect")
+
+
+def is_damage(exc: sqlite3.Error) -> bool:
+    """Say whether SQLite means that the file's bytes are wrong."""
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+    known = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return code in known or "decode to UTF-8" in str(exc)
 
 
 def _count(db: sqlite3.Connection, where: str, values: Sequence[Any]) -> int:

@@ -11,9 +11,11 @@ import logging
 import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+
+from tyk_pump.errors import DamagedState
 
 if TYPE_CHECKING:
     from tyk_pump.state.file import StateFile
@@ -56,12 +58,14 @@ TABLES: Final = (
         stream TEXT PRIMARY KEY,
         kept INTEGER NOT NULL,
         gone INTEGER NOT NULL DEFAULT 0,
-        divided INTEGER NOT NULL DEFAULT 0
+        divided INTEGER NOT NULL DEFAULT 0,
+        digest INTEGER NOT NULL
     ) WITHOUT ROWID""",
     """CREATE TABLE part_cursors (
         stream TEXT NOT NULL,
         cursor TEXT NOT NULL,
         value BLOB NOT NULL,
+        digest INTEGER NOT NULL,
         PRIMARY KEY (stream, cursor)
     ) WITHOUT ROWID""",
 )
@@ -131,21 +135,24 @@ class FrameStore:
         """Return all parts, the oldest first."""
         with self._file.transaction(write=False) as db:
             parts = {
-                row[0]: Part(
-                    stream=row[0],
-                    kept=row[1],
-                    gone=bool(row[2]),
-                    divided=bool(row[3]),
+                stream: Part(
+                    stream=stream,
+                    kept=kept,
+                    gone=bool(gone),
+                    divided=bool(divided),
                     cursors={},
                     claims=[],
                 )
-                for row in db.execute(
-                    "SELECT stream, kept, gone, divided FROM parts ORDER BY stream"
+                for stream, kept, gone, divided, digest in db.execute(
+                    """SELECT stream, kept, gone, divided, digest FROM parts
+                    ORDER BY stream"""
                 )
+                if self._whole(digest, part_sum(stream, kept, gone, divided))
             }
-            for stream, cursor, value in db.execute(
-                "SELECT stream, cursor, value FROM part_cursors"
+            for stream, cursor, value, digest in db.execute(
+                "SELECT stream, cursor, value, digest FROM part_cursors"
             ):
+                self._whole(digest, cursor_sum(stream, cursor, value))
                 if stream in parts:
                     parts[stream].cursors[cursor] = value
             claims: dict[str, list[KeptClaim]] = {}
@@ -169,6 +176,11 @@ class FrameStore:
                 parts[stream].claims = found
         return list(parts.values())
 
+    def _whole(self, digest: int, wanted: int) -> bool:
+        if digest != wanted:
+            raise DamagedState(f"state file {self._file.path}: a check sum is wrong")
+        return True
+
     def size(self) -> tuple[int, int]:
         """Return how many frames there are, and their bytes."""
         with self._file.transaction(write=False) as db:
@@ -181,22 +193,28 @@ class FrameStore:
         Damaged where its bytes are not those that were written.
         """
         with self._file.transaction(write=False) as db:
-            row = db.execute(
-                """SELECT rowid, stream, first, end, claim, list, codec, at, digest
-                FROM frames WHERE stream = ? AND end > ? ORDER BY first LIMIT 1""",
-                (stream, position),
-            ).fetchone()
+            row = _find(db, stream, position)
             if row is None:
                 return None
-            number, stream, first, end, claim, list_name, codec, at, digest = row
+            number, *head, digest = row
+            _, first, end, *_ = head
+            following = db.execute(
+                "SELECT min(first) FROM frames WHERE stream = ? AND first > ?",
+                (stream, max(first, position)),
+            ).fetchone()[0]
+            # A damaged row says nothing true of its own end.
+            upto = max(end, position + 1)
+            upto = upto if following is None else min(upto, following)
             try:
                 (data,) = db.execute(
                     "SELECT data FROM frames WHERE rowid = ?", (number,)
                 ).fetchone()
             except sqlite3.DatabaseError as exc:
-                raise Damaged(first, end, f"{exc}") from exc
-        if not isinstance(data, bytes) or check_sum(stream, first, data) != digest:
-            raise Damaged(first, end, "its check sum is wrong")
+                raise Damaged(first, upto, f"{exc}") from exc
+        if not isinstance(data, bytes) or check_sum(head[0], head[1], data) != digest:
+            raise Damaged(first, upto, "its check sum is wrong")
+        stream, first, end, claim, list_name, codec, at = head
+        end = end if following is None else min(end, following)
         return Frame(
             stream=stream,
             first=first,
@@ -247,11 +265,8 @@ class FrameStore:
                     for one in frames
                 ),
             )
-            db.executemany(
-                """INSERT INTO parts (stream, kept) VALUES (?, ?)
-                ON CONFLICT (stream) DO UPDATE SET kept = max(kept, excluded.kept)""",
-                ends.items(),
-            )
+            for stream, end in ends.items():
+                _put_part(db, stream, kept=end)
             _put_cursors(db, cursors)
 
     def move(self, cursors: Mapping[str, Mapping[str, bytes]]) -> None:
@@ -269,11 +284,8 @@ class FrameStore:
     ) -> None:
         """Note what became of streams in Redis; a mark is never taken back."""
         with self._file.transaction() as db:
-            db.executemany(
-                """UPDATE parts SET gone = max(gone, ?), divided = max(divided, ?)
-                WHERE stream = ?""",
-                ((gone, divided, stream) for stream in streams),
-            )
+            for stream in streams:
+                _put_part(db, stream, gone=gone, divided=divided)
 
     def set_aside(self, stream: str, first: int, reason: str, now: float) -> None:
         """Move a damaged frame out of the way; a person may look at it."""
@@ -336,13 +348,57 @@ class FrameStore:
                 db.execute("DELETE FROM part_cursors WHERE stream = ?", (stream,))
 
 
+_HEAD: Final = "rowid, stream, first, end, claim, list, codec, at, digest"
+
+
+def _find(db: sqlite3.Connection, stream: str, position: int) -> Any:
+    """Return the frame that holds a position, or the next one, without its data."""
+    row = db.execute(
+        f"""SELECT {_HEAD} FROM frames WHERE stream = ? AND first <= ?
+        ORDER BY first DESC LIMIT 1""",
+        (stream, position),
+    ).fetchone()
+    if row is not None and row[3] > position:
+        return row
+    # A hole, or an index that is damaged: the table itself is asked.
+    return db.execute(
+        f"""SELECT {_HEAD} FROM frames NOT INDEXED WHERE stream = ? AND end > ?
+        ORDER BY first LIMIT 1""",
+        (stream, position),
+    ).fetchone()
+
+
+def _put_part(
+    db: sqlite3.Connection,
+    stream: str,
+    *,
+    kept: int | None = None,
+    gone: bool = False,
+    divided: bool = False,
+) -> None:
+    """Raise what is known of a part; only a position makes a new one."""
+    row = db.execute(
+        "SELECT kept, gone, divided FROM parts WHERE stream = ?", (stream,)
+    ).fetchone()
+    if row is None and kept is None:
+        return
+    before = row or (0, 0, 0)
+    values = (max(before[0], kept or 0), before[1] | gone, before[2] | divided)
+    db.execute(
+        """INSERT OR REPLACE INTO parts (stream, kept, gone, divided, digest)
+        VALUES (?, ?, ?, ?, ?)""",
+        (stream, *values, part_sum(stream, *values)),
+    )
+
+
 def _put_cursors(
     db: sqlite3.Connection, cursors: Mapping[str, Mapping[str, bytes]]
 ) -> None:
     db.executemany(
-        "INSERT OR REPLACE INTO part_cursors (stream, cursor, value) VALUES (?, ?, ?)",
+        """INSERT OR REPLACE INTO part_cursors (stream, cursor, value, digest)
+        VALUES (?, ?, ?, ?)""",
         (
-            (stream, cursor, value)
+            (stream, cursor, value, cursor_sum(stream, cursor, value))
             for stream, fields in cursors.items()
             for cursor, value in fields.items()
         ),
@@ -352,3 +408,13 @@ def _put_cursors(
 def check_sum(stream: str, first: int, data: bytes) -> int:
     """Return the check sum of a frame, which depends on its place as well."""
     return zlib.crc32(data, zlib.crc32(f"{stream}:{first}".encode()))
+
+
+def part_sum(stream: str, kept: int, gone: int, divided: int) -> int:
+    """Return the check sum of a part's row."""
+    return zlib.crc32(f"part {stream} {kept} {int(gone)} {int(divided)}".encode())
+
+
+def cursor_sum(stream: str, cursor: str, value: bytes) -> int:
+    """Return the check sum of a cursor's row."""
+    return zlib.crc32(value, zlib.crc32(f"cursor {stream} {cursor}".encode()))
