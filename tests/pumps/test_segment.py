@@ -93,7 +93,7 @@ def test_one_refused_event_is_found() -> None:
     with Api() as server:
         pump = opened(server)
         records = [AnalyticsRecord() for _ in range(20)]
-        records[13].path = server.unfit
+        records[13].path = server.unfit or ""
         with pytest.raises(RejectedRecords, match="malformed JSON") as caught:
             pump.write(batch(*records))
         pump.close()

@@ -352,8 +352,9 @@ def _watch(
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + LOOK_SECONDS
                     trouble[0] = _trouble(folder, {one.pump for one in mine()})
+                    bar.render_progress()
                 now = done()
-                bar.update(now - at, current_item=trouble[0])
+                bar.update(now - at)
                 at = now
                 time.sleep(POLL_SECONDS)
             bar.update(done() - at)
