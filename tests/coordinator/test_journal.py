@@ -392,3 +392,27 @@ def test_trouble_ends_when_nothing_waits_for_the_disk(
     clock.ahead += 2.0
     journal.copy(source, windows)
     assert not journal.error
+
+
+def test_a_part_of_a_claim_is_not_the_whole_of_it(state: StateFile) -> None:
+    """Its beginning is settled on the disk before the rest is in our hands again."""
+    source: Any = Redis(20, P=0)
+    journal, windows = make(state, max_bytes=1)
+    books = Books(state, journal.parts, FakeClock())
+    source.owners, source.owner = {STREAM: "me#1"}, "me#1"
+    books.sync(source)
+    books.write(source)
+    copy_all(journal, windows, source)
+    assert journal.kept(STREAM) == 10
+    alone: Any = Redis()
+    alone.streams, alone.owners, alone.owner = {}, {STREAM: "me#1"}, "me#2"
+    again = make(state)[0]
+    part, books = again.parts[STREAM], Books(state, again.parts, FakeClock())
+    books.sync(alone)
+    books.record(Lane("P", 0, 1), part, 10, Counts(delivered=10))
+    books.sync(alone)
+    books.write(alone)
+    books = Books(state, {}, FakeClock())
+    rest: Any = Redis(20, P=10)
+    books.meet(rest.stream)
+    assert rest.stream.progress["P"].position == 10

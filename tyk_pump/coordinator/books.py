@@ -251,8 +251,10 @@ class Books:
         rows = self.ledger.open_rows([stream.id])
         settled = self.ledger.settled(stream.id)
         adopted = stream.adopted and not self.ledger.is_own(stream.id)
-        claims = {row.claim: Held(row.claim, row.base, row.end, row.at) for row in rows}
-        claims |= {name: held(name, claim) for name, claim in stream.claims.items()}
+        noted = {row.claim: Held(row.claim, row.base, row.end, row.at) for row in rows}
+        seen = {name: held(name, claim) for name, claim in stream.claims.items()}
+        # Of a claim in both places a part has the beginning only; its row has it all.
+        claims = seen | noted if stream.disk else noted | seen
         book = Book(stream.id, claims.values(), adopted=adopted)
         moved = set()
         for cursor, progress in stream.progress.items():
@@ -276,13 +278,12 @@ class Books:
         book: Book,
         cursor: str,
         progress: Progress,
-        settled: Collection[tuple[str, str]],
+        settled: Mapping[tuple[str, str], int],
     ) -> None:
         lane = self.lane(cursor)
-        while (claim := book.find(lane.own(progress.position))) is not None and (
-            claim.name,
-            cursor,
-        ) in settled:
+        while (
+            claim := book.find(lane.own(progress.position))
+        ) is not None and settled.get((claim.name, cursor), -1) >= claim.end:
             progress.position = progress.since = claim.end
             progress.counts = Counts()
 

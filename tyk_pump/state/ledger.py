@@ -300,16 +300,16 @@ class Ledger:
             ).fetchone()
         return row is not None
 
-    def settled(self, stream: str) -> set[tuple[str, str]]:
-        """Return claim and cursor of the rows that are closed as settled by us."""
+    def settled(self, stream: str) -> dict[tuple[str, str], int]:
+        """Return up to where rows are closed as settled by us, by claim and cursor."""
         with self._file.transaction(write=False) as db:
             rows = db.execute(
-                """SELECT claim, cursor FROM ledger
+                """SELECT claim, cursor, end FROM ledger
                 WHERE stream = ? AND closed IS NOT NULL
                     AND forgotten = 0 AND handed_over = 0 AND claimed > 0""",
                 (stream,),
             ).fetchall()
-        return {(claim, cursor) for claim, cursor in rows}
+        return {(claim, cursor): end for claim, cursor, end in rows}
 
     def hours(self, since: float = 0.0) -> dict[tuple[str, int], Sums]:
         """Return the sums per pump and hour, hours as seconds since the epoch."""

@@ -203,7 +203,7 @@ class SimProcess:
             if fate == POISON:
                 self.world.after(0.01, self.die, -11)
                 return
-            if fate == REFUSED and not mended:
+            if fate == REFUSED and not (mended and ids):
                 dead.append(DeadRecord(first + index, identity, "refused", raw))
                 self.end.refused.add(number)
             elif fate != FILTERED:
