@@ -3,13 +3,15 @@ to, where they never stand, and what becomes of pumps whose store is silent."""
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from tests.daemon.harness import Daemon, count_lines, push, wait_for
+from tests.daemon.harness import LIST, Daemon, count_lines, push, record, wait_for
+from tests.servers import free_port
 from tests.servers.http import Answer, HttpServer, Request
 from tests.servers.vault import Vault
 
@@ -193,3 +195,138 @@ def test_the_root_waits_for_its_store(tmp_path: Path, redis_server: Any) -> None
         daemon.start()
         assert daemon.process.wait(60) == 2  # type: ignore[union-attr]
         assert "store 'v' is not declared in kv.stores" in daemon.tail()
+
+
+NOW: Final = 1_790_000_000
+PLAIN: Final = "pl41n-h1dd3n"
+ODD: Final = "0dd\"'\\<&>%+ é:@/?#h1dd3n"
+
+
+def every_pump(url: str, gone: str) -> dict[str, Any]:
+    """Return pumps whose texts hold secrets, and whose back ends are ill."""
+    plain, odd = "$kv{files:plain}", "kv://files/odd"
+    host, _, port = gone.partition(":")
+    aws = {
+        "aws_region": "eu-west-1",
+        "aws_endpoint": f"{url}/{plain}",
+        "aws_key": "AKIA",
+        "aws_secret": odd,
+        "aws_token": odd,
+    }
+    names = {"timestream_database_name": "d", "timestream_table_name": "t"}
+    fields = {"fields": ["response_code"], "tags": ["path"]}
+    found: dict[str, dict[str, Any]] = {
+        "mongo": {
+            "mongo_url": f"mongodb://user:{plain}@{gone}/db?serverSelectionTimeoutMS=9",
+            "collection_name": "c",
+        },
+        "sql": {
+            "type": "postgres",
+            "connection_string": f"host={host} port={port} user=u password={plain}",
+        },
+        "sql_aggregate": {
+            "type": "mysql",
+            "connection_string": f"u:{plain}@tcp({gone})/db",
+        },
+        "elasticsearch": {
+            "elasticsearch_url": url,
+            "auth_basic_username": "u",
+            "auth_basic_password": odd,
+        },
+        "influx": {
+            "address": url,
+            "database_name": "d",
+            "username": "u",
+            "password": odd,
+            **fields,
+        },
+        "influx2": {
+            "address": f"{url}/?x={plain}",
+            "organization": "o",
+            "bucket": "b",
+            "token": plain,
+            **fields,
+        },
+        "kafka": {
+            "broker": [gone],
+            "topic": "t",
+            "sasl_mechanism": "plain",
+            "sasl_username": "u",
+            "sasl_password": odd,
+        },
+        "hybrid": {"connection_string": gone, "api_key": odd},
+        "kinesis": {**aws, "stream_name": plain},
+        "sqs": {**aws, "aws_queue_name": plain},
+        "timestream": {
+            **aws,
+            **names,
+            "dimensions": ["Path"],
+            "measures": ["ResponseCode"],
+        },
+        "logzio": {"url": url, "token": plain},
+        "moesif": {
+            "application_id": plain,
+            "enable_bulk": True,
+            "bulk_config": {"api_endpoint": url},
+        },
+        "segment": {"segment_url": f"{url}/{plain}", "segment_write_key": odd},
+        "splunk": {"collector_url": f"{url}/{plain}", "collector_token": plain},
+        "resurfaceio": {
+            "capture_url": f"{url}/message/{plain}",
+            "rules": "include debug",
+        },
+        "statsd": {"address": f"unix:///nowhere/{plain}/s", "fields": ["request_time"]},
+        "dogstatsd": {"address": f"unix:///nowhere/{plain}/d"},
+        "csv": {"csv_dir": f"/proc/nowhere/{plain}"},
+        "syslog": {"network_addr": gone, "transport": "tcp", "tag": plain},
+        "graylog": {"host": f"{plain}.invalid", "port": 9, "tags": ["path"]},
+    }
+    return {name: {"type": name, "meta": meta} for name, meta in found.items()}
+
+
+def test_no_pump_shows_a_secret_however_it_fails(
+    tmp_path: Path, redis_server: Any
+) -> None:
+    """Closed ports, refusals that repeat all they were sent, folders that are not."""
+
+    def repeat(request: Request) -> Answer:
+        said = f"{request.target} {dict(request.headers)}".encode() + request.body
+        return Answer(403, b"refused: " + said)
+
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "plain").write_text(PLAIN)
+    (tmp_path / "secrets" / "odd").write_text(ODD)
+    files = {"type": "file", "config": {"base_path": str(tmp_path / "secrets")}}
+    with HttpServer(repeat) as server:
+        pumps = every_pump(server.url, f"127.0.0.1:{free_port()}")
+        with Daemon(
+            tmp_path,
+            redis_server.port,
+            pumps,
+            kv={"stores": {"files": files}},
+            state_dir=str(tmp_path / "state"),
+            log_level="debug",
+            shutdown_timeout=1,
+        ) as daemon:
+            daemon.start()
+            wait_for("its start", lambda: daemon.get("/hello")[0] == 200)
+            raw = "R0VUIC8gSFRUUC8xLjENCg0K"
+            client = redis_server.client()
+            whole = {"raw_request": raw, "raw_response": raw, "timestamp": (NOW, 0)}
+            client.rpush(LIST, record("a", **whole))
+
+            troubles: dict[str, str] = {}
+
+            def troubled() -> bool:
+                for pump in daemon.status()["pumps"]:
+                    if pump["last_error"]:
+                        troubles[pump["type"]] = pump["last_error"]
+                return set(troubles) == set(pumps)
+
+            wait_for("trouble of all", troubled, seconds=180)
+            said = everything_said(daemon)
+            assert daemon.stop() == 0
+    pairs = [f"{name}:{ODD}".encode() for name in ("", "u")] + [f"{ODD}:".encode()]
+    encoded = [base64.b64encode(pair).decode() for pair in pairs]
+    said += "\n".join(troubles.values())
+    assert_hidden(said + daemon.log.read_text(), *encoded)

@@ -21,7 +21,12 @@ from tyk_pump.record.document import Computed, Document
 from tyk_pump.record.gotime import civil
 from tyk_pump.transport.bulk import Bulk, Part
 from tyk_pump.transport.elastic import TYPED, VERSIONS, Cluster
-from tyk_pump.transport.http import HttpClient, basic_header, fault_of
+from tyk_pump.transport.http import (
+    HttpClient,
+    basic_header,
+    encoded_pair,
+    fault_of,
+)
 from tyk_pump.transport.index_template import Kind, template
 from tyk_pump.transport.nodes import (
     addresses,
@@ -474,8 +479,8 @@ def _credentials(options: ElasticsearchOptions, urls: Sequence[str]) -> dict[str
     if options.auth_api_key_encoded:
         return {"Authorization": f"ApiKey {options.auth_api_key_encoded.reveal()}"}
     if options.auth_api_key_id and options.auth_api_key:
-        pair = f"{options.auth_api_key_id}:{options.auth_api_key.reveal()}"
-        encoded = base64.b64encode(pair.encode()).decode()
+        key = options.auth_api_key.reveal()
+        encoded = encoded_pair(options.auth_api_key_id, key)
         return {"Authorization": f"ApiKey {encoded}"}
     if options.auth_api_key_id or options.auth_api_key:
         log.warning("auth_api_key and auth_api_key_id count together only", extra=ONCE)

@@ -28,6 +28,7 @@ from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from tyk_pump import __version__
 from tyk_pump.config.options import TlsOptions
 from tyk_pump.errors import ConfigError, TransientError
+from tyk_pump.log import hide
 from tyk_pump.transport import tls
 
 # It logs every request line, and a query may hold a token.
@@ -280,8 +281,15 @@ class _Quiet:
 
 def basic_header(name: str, password: str) -> str:
     """Return the Authorization header of basic authentication."""
-    encoded = base64.b64encode(f"{name}:{password}".encode()).decode()
-    return f"Basic {encoded}"
+    return f"Basic {encoded_pair(name, password)}"
+
+
+def encoded_pair(name: str, secret: str) -> str:
+    """Return `name:secret` in base64; a log that quotes it hides it like the secret."""
+    encoded = base64.b64encode(f"{name}:{secret}".encode()).decode()
+    if name or secret:
+        hide([encoded])
+    return encoded
 
 
 def place(url: str) -> str:
