@@ -65,7 +65,9 @@ class RedisModel:
             return [_no_memory() for _ in commands]
         return [self.run(command) for command in commands]
 
-    def compare_and_set(self, key: str, field: str, old: bytes, new: str) -> bool:
+    def compare_and_set(
+        self, key: str, field: str, old: bytes, new: str | bytes
+    ) -> bool:
         """Set a field of a hash if it still holds `old`, as WATCH has it."""
         if self.run(("HGET", key, field)) != old or self.full:
             return False

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.faults.redis_model import RedisModel
-from tests.source.world import LIST, Consumer, make_source
+from tests.source.world import LIST, Consumer, Died, make_source
 from tyk_pump.config.root import RedisOptions
+from tyk_pump.errors import LeaseLost, SourceError
 from tyk_pump.source.claims import Source
 from tyk_pump.source.redis import Link
 
@@ -31,7 +32,9 @@ class Gated(Link):
             self.before(commands)
         return self.redis.execute(commands, atomic=atomic)
 
-    def compare_and_set(self, key: str, field: str, old: bytes, new: str) -> bool:
+    def compare_and_set(
+        self, key: str, field: str, old: bytes, new: str | bytes
+    ) -> bool:
         self.before([("CAS", key, field, old, new)])
         return self.redis.compare_and_set(key, field, old, new)
 
@@ -115,3 +118,44 @@ def test_an_adopter_that_comes_too_late_leaves_no_mark(
     assert b"holder:b" not in redis.run(
         ("HGETALL", f"analytics-tyk-pump:stream:{stream}")
     )
+
+
+def test_who_was_frozen_gives_no_numbers_to_what_an_adopter_has(
+    redis: RedisModel, ours: Gated
+) -> None:
+    """The list is renamed and not noted yet when another instance adopts the stream.
+
+    A note that comes so late, from one who is killed then, would be a claim without
+    a list: the adopter would take its records for lost.
+    """
+    frozen = make_source(ours, name="a")
+    frozen.start()
+    theirs = Gated(redis)
+    adopter = make_source(theirs, name="b")
+    adopter.start()
+
+    def cut() -> None:
+        raise SourceError("connection lost")
+
+    def killed() -> None:
+        raise Died
+
+    def adopt() -> None:
+        adopter.round()
+        end_lease(redis, "a")
+        once(theirs, lambda commands: commands[0][0] == "HDEL", cut)
+        with pytest.raises(SourceError):
+            adopter.round()
+        once(ours, lambda commands: commands[0][0] == "HDEL", killed)
+
+    def renamed(commands: Sequence[Any]) -> bool:
+        return any(":claim:" in key for key in redis.data)
+
+    once(ours, renamed, adopt)
+    with pytest.raises((Died, LeaseLost)):
+        frozen.round()
+    consumer = Consumer()
+    for _ in range(4):
+        consumer.drain(adopter)
+        adopter.round()
+    assert (consumer.records, consumer.lost) == (RECORDS, 0)

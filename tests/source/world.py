@@ -87,7 +87,9 @@ class FaultyLink(Link):
         found: list[Any] = self._pass(go, commands)
         return found
 
-    def compare_and_set(self, key: str, field: str, old: bytes, new: str) -> bool:
+    def compare_and_set(
+        self, key: str, field: str, old: bytes, new: str | bytes
+    ) -> bool:
         def go() -> bool:
             return Link.compare_and_set(self, key, field, old, new)
 

@@ -531,13 +531,15 @@ class Source:
                 total=length,
             )
             end = claims[name].end
-        try:
-            self._write_fields(
-                stream, {CLAIM + n: pack(claim) for n, claim in claims.items()}
-            )
-        except LeaseLost:
-            self._leave_to_others(stream, name, intent)
-            raise
+        fields = {CLAIM + n: pack(claim) for n, claim in claims.items()}
+        if length > known and not self._booked:
+            self._turn_into_note(stream, name, intent, fields)
+        else:
+            try:
+                self._write_fields(stream, fields)
+            except LeaseLost:
+                self._leave_to_others(stream, name, intent)
+                raise
         if not length > known:
             self._forget_fields(stream, [CLAIM + name])
         stream.intents.pop(name, None)
@@ -545,6 +547,52 @@ class Source:
         stream.end = end
         for found in claims:
             self._missing.pop(found, None)
+
+    def _turn_into_note(
+        self, stream: Stream, name: str, intent: Claim, fields: dict[str, bytes]
+    ) -> None:
+        """Put a claim's note in its intent's place, unless an adopter has taken that.
+
+        It takes an intent the same way. One of us is first: a list has numbers in one
+        stream only, however long we were frozen before this.
+        """
+        key, field = self._keys.stream(stream.id), CLAIM + name
+        if len(fields) > 1:
+            self._write_fields(stream, {f: v for f, v in fields.items() if f != field})
+        old = pack(intent)
+        noted = self._link.compare_and_set(key, field, old, fields[field])
+        found, owner = self._ask(
+            [("HGET", key, field), ("HGET", self._keys.streams, stream.id)]
+        )
+        if not noted and found != old and found != fields[field]:
+            raise LeaseLost(f"stream {stream.id} has another owner")
+        if not noted and found == old:
+            (probe,) = self._link.execute([("SET", VERSION_KEY, __version__)])
+            if not out_of_memory(probe):  # somebody was at the hash: look again
+                raise SourceError("Redis: a claim's note has met another's mark")
+            self._write_fields(stream, fields)
+            return
+        try:
+            self._check_owner(stream, owner)
+        except LeaseLost:
+            if owner is None:
+                self._leave_to_others(stream, name, intent)
+            raise
+
+    def _take_intent(self, stream: Stream, name: str, intent: Claim) -> bool:
+        """Keep an intent's author from giving the list numbers of his own.
+
+        False when he was faster, or when Redis has no memory.
+        """
+        key, field = self._keys.stream(stream.id), CLAIM + name
+        (raw,) = self._ask([("HGET", key, field)])
+        if raw is None or unpack(raw, Claim) != intent:
+            return False
+        taken = msgspec.structs.replace(intent, base=intent.base - 1)
+        if not self._link.compare_and_set(key, field, raw, pack(taken)):
+            return False
+        stream.intents[name] = taken
+        return True
 
     def _found_again(
         self, stream: Stream, intent: Claim, length: int, head: bytes
@@ -612,6 +660,7 @@ class Source:
         )
         there: list[tuple[str, ListName]] = []
         resolved: list[str] = []
+        late = False
         for number, name in enumerate(names):
             intent = stream.intents[name]
             _, length, head = replies[3 * number : 3 * number + 3]
@@ -620,14 +669,18 @@ class Source:
             elif length and stream.own:
                 self._ask([("PERSIST", intent.key)])
                 self._note(stream, name, intent, int(length), bytes(head or b""))
-            elif length:
+            elif length and self._take_intent(stream, name, intent):
                 there.append((intent.key, ListName(intent.list, intent.codec)))
                 resolved.append(name)
+            elif length:
+                late = True
             # Else Redis has no memory for a tombstone: look again next time.
         count = self._claim_all(there)
         for name in resolved:
             del stream.intents[name]
         self._forget_fields(stream, [CLAIM + name for name in resolved])
+        if late:
+            self._keep(self._load(stream.id))
         return count + stream.end - before if stream.own else count
 
     # Writing our own fields

@@ -111,7 +111,9 @@ class Link:
                     result[index] = reply
             return self._checked(result)
 
-    def compare_and_set(self, key: str, field: str, old: bytes, new: str) -> bool:
+    def compare_and_set(
+        self, key: str, field: str, old: bytes, new: str | bytes
+    ) -> bool:
         """Set a hash field of ours if it still holds `old`; False when it does not.
 
         False too when Redis has no memory for it.

@@ -262,6 +262,10 @@ class Explorer:
             after, replies = self._run(state, pending)
             said = _all_said(commands)
             yield self._put(after, at, answer(instance, replies), f"{how} {said}")
+        if how == "compare" and self._left(state, "failures"):
+            one = answer(instance, False)
+            after = self._spend(state, "failures")
+            yield self._put(after, at, one, "meets another's write", free=False)
         for failed, word in self._bad_luck(state, at):
             gone = failed.instances[at]
             lost = (

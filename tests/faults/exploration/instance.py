@@ -214,7 +214,9 @@ class _Recorded(Link):
         found: list[Any] = self._next(commands, "atomic" if atomic else "plain")
         return found
 
-    def compare_and_set(self, key: str, field: str, old: bytes, new: str) -> bool:
+    def compare_and_set(
+        self, key: str, field: str, old: bytes, new: str | bytes
+    ) -> bool:
         return bool(self._next([(key, field, old, new)], "compare"))
 
     def _next(self, commands: Sequence[tuple[Any, ...]], how: str) -> Any:

@@ -25,6 +25,8 @@ LARGE = {
     "kill": Bounds(kills=1),
     "unanswered, and late": Bounds(failures=1, ghosts=1),
     "kill, other consumer": Bounds(kills=1, foreign=1),
+    "frozen": Bounds(freezes=1),
+    "short of memory": Bounds(shortages=1, pushes=((0, 1),)),
     "two kills": Bounds(kills=2, instances=ONE, fine=True),
 }
 
