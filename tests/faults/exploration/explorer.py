@@ -178,7 +178,8 @@ class Explorer:
         wrong = fault(state, self.bounds)
         if wrong:
             raise Violation(f"{wrong}\n{self.story(number)}\n{picture(state)}")
-        crashes = bool(self.bounds.kills or self.bounds.ghosts)
+        bounds = self.bounds
+        crashes = any((bounds.kills, bounds.ghosts, bounds.freezes, bounds.shortages))
         if is_settled(state, crashes=crashes):
             self._quiet.append(number)
         return number
@@ -510,7 +511,8 @@ def is_settled(state: State, *, crashes: bool) -> bool:
             return False
         left = key.startswith(STREAM) and key[len(STREAM) :].encode() not in streams
         if left and not crashes:
-            return False  # else it may be what was written by a dead man's hand
+            # Else it may be what was written by a dead man's hand.
+            return False
     return True
 
 

@@ -114,7 +114,9 @@ class SimLink(Link):
             return []
         return self._instance.exchange(commands, atomic)
 
-    def compare_and_set(self, key: str, field: str, old: bytes, new: str) -> bool:
+    def compare_and_set(
+        self, key: str, field: str, old: bytes, new: str | bytes
+    ) -> bool:
         redis = self._instance.redis
         (found,) = self._instance.exchange([("HGET", key, field)], False)
         watched = redis.data.get(key)
