@@ -148,6 +148,27 @@ METRICS = (
         "Alert: unclaimed records expire while no pump reads them.",
     ),
     Metric(
+        "tyk_pump_redis_memory_used_bytes",
+        "gauge",
+        "Memory that Redis uses, all nodes together; 0 while it is not known.",
+        "Compare with tyk_pump_redis_memory_max_bytes.",
+        field="redis_used",
+    ),
+    Metric(
+        "tyk_pump_redis_memory_max_bytes",
+        "gauge",
+        "Memory that Redis may use (maxmemory), 0 without a limit.",
+        "Nothing.",
+        field="redis_limit",
+    ),
+    Metric(
+        "tyk_pump_redis_full_seconds",
+        "gauge",
+        "When a node of Redis is full at the rate of the last minutes; -1 if never.",
+        "Alert from 0 to 3600: mend the pump furthest behind, or raise maxmemory.",
+        field="redis_full_seconds",
+    ),
+    Metric(
         "tyk_pump_redis_list_records",
         "gauge",
         "Records in each list of the gateway at the last look.",

@@ -52,6 +52,16 @@ def size(count: int) -> str:
     return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
 
 
+def redis_memory(now: Snapshot) -> str:
+    """Return how full Redis is, and when it will be full, in a few words."""
+    text = f"Redis uses {now.redis_used / 1e6:,.0f} MB"
+    if now.redis_limit:
+        text += f" of {now.redis_limit / 1e6:,.0f} MB"
+    if now.redis_full_seconds >= 0:
+        text += f", full in about {duration(now.redis_full_seconds)}"
+    return text
+
+
 def _content(now: Snapshot) -> str:
     state = "ready" if now.ready else "not ready"
     kind = "good" if now.ready else "bad"
@@ -76,7 +86,11 @@ def _reasons(reasons: Sequence[str]) -> str:
 
 def _tiles(now: Snapshot) -> str:
     tiles = [
-        ("Redis", "answers" if not now.redis else "away", masked(now.redis)),
+        (
+            "Redis",
+            "answers" if not now.redis else "away",
+            masked(now.redis) or redis_memory(now),
+        ),
         ("In the gateway's lists", f"{sum(now.lists.values()):,}", "records"),
         ("Claimed, not settled", f"{now.claimed_records:,}", f"in {now.claims} claims"),
         (

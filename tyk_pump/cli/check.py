@@ -170,10 +170,11 @@ def _statsd(config: Config) -> Iterator[Finding]:
 
 def _eviction(link: Link) -> Iterator[Finding]:
     try:
-        policy, _ = link.memory_policy()
+        nodes = link.infos("memory").values()
     except TykPumpError:
         return  # an ACL may keep INFO from us; nothing is known then
-    if policy:
+    policies = {node.get("maxmemory_policy", "") for node in nodes}
+    for policy in sorted(one for one in policies if one.startswith("allkeys")):
         text = f"maxmemory-policy {policy} may evict claimed records; use noeviction"
         yield Finding("warning", "redis", text)
 

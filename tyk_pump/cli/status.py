@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from tyk_pump.admin.control import ask
-from tyk_pump.admin.page import duration, size
+from tyk_pump.admin.page import duration, redis_memory, size
 from tyk_pump.cli.common import (
     conf_option,
     json_option,
@@ -58,6 +58,7 @@ def status(conf: str, as_json: bool) -> None:
             f"{now.journal_records:,} records wait on the disk, where frames take"
             f" {size(now.journal_bytes)}"
         )
+    click.echo(redis_memory(now))
     if now.lost_records:
         click.secho(f"{now.lost_records:,} claimed records were lost", fg="red")
     for pump in now.pumps:

@@ -63,6 +63,8 @@ class Journal:
         """Why nothing can be copied now, empty when it can."""
         self.full = False
         """True while copying has stopped at `journal.max_bytes`."""
+        self.hurry = False
+        """True while Redis is nearly full: then what waits there is copied at once."""
         self.redis_limit = 0
         """The `maxmemory` of Redis, 0 where it has none or does not tell."""
         self._store = disk.FrameStore(state)
@@ -244,9 +246,10 @@ class Journal:
         if not windows.mean:
             self._look_at_one(source, windows)
         waiting = int(records * windows.mean)
-        if waiting > self.limit:
+        limit = 0 if self.hurry else self.limit
+        if waiting > limit:
             self._relieving = True
-        over = waiting - int(self.limit * REST)
+        over = waiting - int(limit * REST)
         self._relieving = self._relieving and over > 0
         return over if self._relieving else 0
 

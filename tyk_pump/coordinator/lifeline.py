@@ -10,6 +10,7 @@ from tyk_pump import backoff
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import RootOptions
 from tyk_pump.coordinator.journal import Journal
+from tyk_pump.coordinator.memory import LOOK_SECONDS, Guard, Usage
 from tyk_pump.errors import ConfigError, LeaseLost, SourceError, StateError
 from tyk_pump.source.claims import Source, Stream
 from tyk_pump.source.redis import Link
@@ -21,8 +22,6 @@ logger = logging.getLogger(__name__)
 LONGEST_PAUSE = 2.0
 RIVAL_LEASES = 1.5
 """Leases to wait for the end of an instance that has our name."""
-MEMORY_SECONDS = 60.0
-"""How often Redis is asked whether it may throw keys away."""
 
 
 class Lifeline:
@@ -61,8 +60,7 @@ class Lifeline:
         self.purges = 0
         self.claimed = 0
         self.lengths: dict[str, int] = {}
-        self.evicting = ""
-        """Why claims could vanish from Redis, empty when they cannot."""
+        self.memory = Guard()
         self._memory_next = 0.0
         self._rival_since = 0.0
 
@@ -157,26 +155,29 @@ class Lifeline:
         for stream in look.adopted:
             logger.info("stream adopted", extra={"prefix": "main", "batch": stream})
         if self._clock.monotonic() >= self._memory_next:
-            self._memory_next = self._clock.monotonic() + MEMORY_SECONDS
-            self._look_at_memory()
+            self._memory_next = self._clock.monotonic() + LOOK_SECONDS
+            self._look_at_memory(source)
 
-    def _look_at_memory(self) -> None:
-        """A Redis that evicts keys could evict claims: that is no place for them."""
+    def _look_at_memory(self, source: Source) -> None:
+        """See how full Redis is; where it says nothing of itself, nothing is known."""
         assert self._link is not None
         try:
-            policy, limit = self._link.memory_policy()
+            found = self._link.infos("memory")
         except SourceError as exc:  # an ACL may forbid it; no reason to stop
             logger.debug("Redis tells nothing of itself", extra={"reason": str(exc)})
             return
-        self._journal.redis_limit = limit
-        before = self.evicting
-        self.evicting = ""
-        if policy:
-            self.evicting = (
-                f"Redis evicts keys (maxmemory-policy {policy}): claims could vanish"
+        nodes = {
+            name: Usage(
+                used=_number(facts.get("used_memory")),
+                limit=_number(facts.get("maxmemory")),
+                policy=facts.get("maxmemory_policy", ""),
             )
-        if self.evicting and self.evicting != before:
-            logger.warning(self.evicting, extra={"prefix": "main"})
+            for name, facts in found.items()
+        }
+        _, waiting = source.backlog()
+        self.memory.look(nodes, self._clock.monotonic(), waiting)
+        self._journal.redis_limit = self.memory.limit
+        self._journal.hurry = bool(self.memory.danger)
 
     def _renew(self, source: Source) -> None:
         source.renew()
@@ -220,3 +221,7 @@ class Lifeline:
         self.source = None
         self._started = False
         self._trouble(reason)
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 0

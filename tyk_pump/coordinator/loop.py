@@ -613,8 +613,8 @@ class Coordinator:
             reasons.append(f"the journal cannot be written: {self._journal.error}")
         if self._journal.full:
             reasons.append("the journal is full, records wait in Redis")
-        if self._lifeline.evicting:
-            reasons.append(self._lifeline.evicting)
+        memory = self._lifeline.memory
+        reasons += [one for one in (memory.evicting, memory.danger) if one]
         reasons += [report.text for report in self._damages if report.remains]
         if self._stopping:
             reasons.append("stopping")
@@ -646,6 +646,13 @@ class Coordinator:
                 for group in by_pump.values()
             ],
             redis=lifeline.error,
+            redis_used=lifeline.memory.used,
+            redis_limit=lifeline.memory.limit,
+            redis_full_seconds=(
+                lifeline.memory.full_in
+                if math.isfinite(lifeline.memory.full_in)
+                else -1
+            ),
             lists=lifeline.lengths,
             streams=len(lifeline.streams()),
             claims=claims,

@@ -69,6 +69,12 @@ class Snapshot(msgspec.Struct, kw_only=True):
     pumps: list[PumpSnapshot] = msgspec.field(default_factory=list)
     redis: str = ""
     """Empty while Redis answers, else the last error."""
+    redis_used: int = 0
+    """Bytes of memory that Redis uses, all nodes together."""
+    redis_limit: int = 0
+    """Bytes that it may use; 0 without a limit."""
+    redis_full_seconds: float = -1.0
+    """When it is full at the present rate; -1 without a forecast."""
     lists: dict[str, int] = msgspec.field(default_factory=dict)
     """Length of each Redis list at the last look."""
     streams: int = 0

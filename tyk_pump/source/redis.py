@@ -156,25 +156,30 @@ class Link:
         with self._translated():
             pool = self._route([("PING", "x")])[0][0]
             reply = self._checked(self._exchange([(pool, [command])], False)[0])[0]
-        if isinstance(reply, ResponseError):
-            raise SourceError(f"Redis: {reply}") from reply
-        lines = bytes(reply).decode(errors="replace").splitlines()
-        pairs = (line.split(":", 1) for line in lines if ":" in line)
-        return {key: value.strip() for key, value in pairs}
+        return _facts(reply)
 
-    def memory_policy(self) -> tuple[str, int]:
-        """Return the policy by which Redis may throw claims away, or nothing, and its
-        `maxmemory` in bytes, 0 where it has none.
-
-        SourceError where Redis tells nothing of itself: an ACL may forbid it.
-        """
-        found = self.info("memory")
-        policy = str(found.get("maxmemory_policy", ""))
-        limit = str(found.get("maxmemory", "0"))
-        return (
-            policy if policy.startswith("allkeys") else "",
-            int(limit) if limit.isdecimal() else 0,
-        )
+    def infos(self, section: str) -> dict[str, dict[str, str]]:
+        """Return INFO of each node that holds keys, by its name."""
+        if not self._options.enable_cluster or self._options.master_name:
+            return {"": self.info(section)}
+        with self._translated():
+            self._route([("PING", "x")])
+            assert self._cluster is not None
+            nodes = self._cluster.get_primaries()  # type: ignore[no-untyped-call]
+            replies = self._exchange(
+                [
+                    (
+                        self._limited(node.redis_connection.connection_pool),
+                        [("INFO", section)],
+                    )
+                    for node in nodes
+                ],
+                False,
+            )
+        return {
+            node.name: _facts(self._checked(reply)[0])
+            for node, reply in zip(nodes, replies, strict=True)
+        }
 
     def close(self) -> None:
         """Close all connections."""
@@ -377,6 +382,15 @@ class Link:
             retry=Retry(NoBackoff(), 0),
             **settings,
         )
+
+
+def _facts(reply: Any) -> dict[str, str]:
+    """Return the lines of INFO as text values."""
+    if isinstance(reply, ResponseError):
+        raise SourceError(f"Redis: {reply}") from reply
+    lines = bytes(reply).decode(errors="replace").splitlines()
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    return {key: value.strip() for key, value in pairs}
 
 
 def _send(connection: Any, commands: Sequence[Command]) -> None:

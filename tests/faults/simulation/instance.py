@@ -141,6 +141,9 @@ class SimLink(Link):
             "used_memory": str(used),
         }
 
+    def infos(self, section: str) -> dict[str, dict[str, str]]:
+        return {"": self.info(section)}
+
     def close(self) -> None:
         pass
 
