@@ -39,9 +39,9 @@ FEW = [
     ("redis", 1, "cluster"),
     ("redis", 2, "single"),
     ("disk", 1, "single"),
-    ("disk", 1, "cluster"),
+    ("disk", 2, "cluster"),
     ("spill", 1, "single"),
-    ("spill", 1, "cluster"),
+    ("spill", 2, "cluster"),
 ]
 """Each pair of a journal and another thing."""
 WORLDS = FEW if KILLS < 100 else ALL

@@ -181,7 +181,7 @@ def test_each_record_goes_to_one_of_two_consumers(
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("end", ["stop", "kill"])
-@pytest.mark.parametrize("journal", ["redis"])
+@pytest.mark.parametrize("journal", JOURNALS)
 def test_back_to_the_other_one(
     tmp_path: Path, make_redis: Callable[..., RedisServer], journal: str, end: str
 ) -> None:
@@ -233,6 +233,8 @@ def test_back_to_the_other_one(
         wait_for("the rest", lambda: not daemon.pump("CSV")["pending"])
         assert daemon.stop() == 0
         assert csv_names(out) == Counter(again)
+        audited = daemon.command("audit")
+        assert audited.returncode == 0, audited.stdout
 
 
 def returned(daemon: Daemon) -> str:
