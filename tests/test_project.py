@@ -21,6 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     ROOT / "docs" / "architecture.md",
+    ROOT / "docs" / "guarantees.md",
     ROOT / "docs" / "operating.md",
 ]
 
@@ -265,6 +266,20 @@ def test_numbers_named_in_pages_are_declared() -> None:
     }
     assert named
     assert named <= declared
+
+
+def test_each_promise_names_tests_that_exist() -> None:
+    """A row of docs/guarantees.md ends with tests that are there."""
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    rows = [row for row in text.splitlines() if row.startswith("| ")]
+    promises = [row for row in rows if not row.startswith(("| promise ", "| --- "))]
+    assert len(promises) > 30
+    for row in promises:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row.split(" | ")[-1])
+        assert named, row
+        for path, name in named:
+            found = (ROOT / path).read_text()
+            assert f"\ndef {name}(" in found, f"{path}::{name}"
 
 
 def test_torture_runs_tests_that_exist() -> None:

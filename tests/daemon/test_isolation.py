@@ -15,6 +15,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,15 +185,20 @@ def test_recovery(
         with Daemon(tmp_path, server.port, pumps) as daemon:
             daemon.start().wait_ready()
 
-            def arrived(run: str) -> None:
+            def more(run: str) -> None:
                 fresh = names(run, 100)
                 server.client().rpush(LIST, *map(named, fresh))
                 pushed.extend(fresh)
+
+            def arrived(run: str) -> None:
+                more(run)
                 wait_for(run, lambda: len(index.index.by_id) >= len(pushed))
 
             arrived("before")
             for turn in range(TURNS):
-                began = outage(fault, daemon, proxy, server)
+                began = outage(
+                    fault, daemon, proxy, server, partial(more, f"during{turn}")
+                )
                 arrived(f"after{turn}")
                 took = time.monotonic() - began
                 figure(f"recovery: {fault}", took, at_most=5, unit="s", how="max")
@@ -200,28 +206,36 @@ def test_recovery(
         index.check(pushed)
 
 
-def outage(fault: str, daemon: Daemon, proxy: Proxy, server: RedisServer) -> float:
-    """Let a fault come and go; return when it had gone."""
+def outage(
+    fault: str,
+    daemon: Daemon,
+    proxy: Proxy,
+    server: RedisServer,
+    push: Callable[[], None],
+) -> float:
+    """Let a fault come and go, records in hand; return when it had gone."""
     seconds = 8.0 if LONG else 0.3
     if fault == "worker killed":
+        push()
         for pid in daemon.children():
             os.kill(pid, signal.SIGKILL)
         return time.monotonic()
     if fault == "Redis restarted":
+        push()
         server.kill()
         time.sleep(seconds)
         server.restart()
         return time.monotonic()
+    target = proxy.target
+    if fault == "refused":
+        proxy.target = ("127.0.0.1", 1)
     if fault == "black hole":
         proxy.swallow()
     else:
         proxy.cut()
-    if fault == "refused":
-        target, proxy.target = proxy.target, ("127.0.0.1", 1)
-        time.sleep(seconds)
-        proxy.target = target
-    else:
-        time.sleep(seconds)
+    push()
+    time.sleep(seconds)
+    proxy.target = target
     proxy.heal()
     return time.monotonic()
 

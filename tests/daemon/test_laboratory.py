@@ -320,3 +320,78 @@ def test_kills_lose_nothing(
             side.check(pushed)
         times = sides.splunk.names()
         assert times.total() - len(times) <= strikes.in_flight
+
+
+# A cluster with replicas
+
+
+@pytest.mark.timeout(300)
+def test_a_master_of_a_cluster_dies(tmp_path: Path) -> None:
+    """Its replica goes on under load: what was replicated is delivered."""
+    chance = random.Random("master")
+    out = tmp_path / "csv"
+    with contextlib.ExitStack() as stack:
+        servers = stack.enter_context(cluster(tmp_path / "cluster", 3, 1))
+        made = Redis(servers, clustered=True)
+        stack.callback(made.close)
+        side = Csv(out)
+        daemon = stack.enter_context(
+            Daemon(
+                tmp_path / "a",
+                0,
+                {"csv": side.section},
+                window_records=WINDOW,
+                **made.settings,
+            )
+        )
+        wait_for("the replicas", lambda: all(map(replicated, servers)))
+        daemon.start().wait_ready()
+        pushed: list[str] = []
+        for turn in range(30):
+            fresh = names(f"c{turn}", chance.randrange(1, 200))
+            pushed += replicated_push(made, fresh, LIST + chance.choice(SHARDS))
+            if turn == 10:
+                victim = made.client.get_node_from_key(LIST + SHARDS[0])
+                (server,) = (one for one in servers if one.port == victim.port)
+                server.kill()
+        wait_for("all", lambda: not set(pushed) - set(side.names()), 120)
+        wait_for("an end", lambda: not made.holds(), 120)
+        daemon.wait_ready()
+        assert daemon.stop() == 0
+    found = side.names()
+    figure("records lost with a master of a cluster", 0, at_most=0)
+    figure("repeated after its failover (csv)", found.total() - len(found))
+    assert set(pushed) <= set(found)
+
+
+def replicated(server: RedisServer) -> bool:
+    """Say whether a server has a replica, or is one that is in step."""
+    with contextlib.closing(server.client()) as client:
+        found: Any = client.info("replication")
+    if found["role"] == "master":
+        return bool(found["connected_slaves"])
+    return bool(found["master_link_status"] == "up")
+
+
+def replicated_push(made: Redis, fresh: list[str], key: str) -> list[str]:
+    """Push until a replica has confirmed it, else its loss were no fault of ours.
+
+    Return the names of the attempt that was; others may be there, too.
+    """
+    for attempt in itertools.count():
+        tried = [f"{name}-{attempt}" for name in fresh]
+        node = made.client.get_node_from_key(key)
+        with (
+            contextlib.suppress(redis.RedisError),
+            redis.Redis(port=node.port, single_connection_client=True) as client,
+        ):
+            client.rpush(key, *map(named, tried))
+            # One that was promoted has no replica, and is not killed.
+            found: Any = client.info("replication")
+            if not found["connected_slaves"] or client.wait(1, 5000):
+                return tried
+        assert attempt < 100, "no replica confirms"
+        time.sleep(0.2)
+        with contextlib.suppress(redis.RedisError):
+            made.client.nodes_manager.initialize()
+    raise AssertionError
