@@ -2,13 +2,14 @@
 # interpreter it is made from, JOBS how many tests run side by side,
 # KILLS how many kills `make torture` deals out in each of its tests, RECORDS how many
 # records its audit of the stores sends, SAMPLES how many damages of a state file it
-# tries, FIGURES where it puts what it has measured.
+# tries, SEEDS how many histories it plays, FIGURES where it puts what it has measured.
 
 VENV ?= .venv
 JOBS ?= 4
 KILLS ?= 300
 RECORDS ?= 100000
 SAMPLES ?= 1000
+SEEDS ?= 20000
 FIGURES ?= torture.jsonl
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -19,7 +20,8 @@ SOURCES := tyk_pump tests scripts benchmarks setup.py
 TORTURE := tests/daemon/test_laboratory.py tests/daemon/test_isolation.py \
 	tests/daemon/test_swap.py tests/daemon/test_kills.py tests/daemon/test_mix.py \
 	tests/daemon/test_journal.py tests/daemon/test_ledger.py tests/daemon/test_audit.py \
-	tests/faults/exploration/test_exploration.py tests/state/test_rescue.py
+	tests/faults/exploration/test_exploration.py tests/state/test_rescue.py \
+	tests/faults/simulation/test_simulation.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install format lint types docs docs-check servers test golden torture bench \
@@ -65,7 +67,8 @@ golden: $(READY) ## Compare with what the reference sent, and print the differen
 
 torture: $(READY) ## Kill and freeze processes under load, hundreds of times; print figures
 	@rm -f $(FIGURES)
-	TYK_PUMP_KILLS=$(KILLS) TYK_PUMP_RECORDS=$(RECORDS) TYK_PUMP_SAMPLES=$(SAMPLES) \
+	TYK_PUMP_KILLS=$(KILLS) TYK_PUMP_RECORDS=$(RECORDS) \
+		TYK_PUMP_SAMPLES=$(SAMPLES) TYK_PUMP_SEEDS=$(SEEDS) \
 		TYK_PUMP_FIGURES=$(abspath $(FIGURES)) $(RUN) -m pytest -v $(TORTURE); \
 		tests=$$?; $(RUN) scripts/figures.py $(FIGURES) && exit $$tests
 

@@ -289,7 +289,7 @@ def test_torture_runs_tests_that_exist() -> None:
     assert listed is not None
     files = [ROOT / word for word in listed[1].split()]
     texts = [path.read_text() for path in files]
-    longer = re.compile("KILLS|LONG|SAMPLES")
+    longer = re.compile("KILLS|LONG|SAMPLES|SEEDS")
     assert all(map(longer.search, texts))
     variables = re.findall(r"\b(TYK_PUMP_\w+)=\$\(", makefile)
     assert {"TYK_PUMP_KILLS", "TYK_PUMP_FIGURES"} < set(variables)

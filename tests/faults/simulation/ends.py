@@ -38,8 +38,9 @@ class BackEnd:
         """How often each record is in the store."""
         self.repeats = 0
         self.divided = 0
-        """Repeats in the rest of a stream on a disk, whose watermarks had to be set
-        apart when another instance adopted the stream: what was in flight then."""
+        """Repeats of what is on a disk, whose watermarks had to be set apart when
+        another instance adopted the stream: what was in flight then, or was copied and
+        not yet behind the cursors that the adopter has seen."""
         self.twice_allowed: set[int] = set()
         """Records that a failover has put back: their new selves have new names."""
         self.unheard: set[int] = set()
@@ -50,6 +51,7 @@ class BackEnd:
         self.unordered = False
         """True once a failover has: what is first then is anybody's guess."""
         self._broken = broken
+        self._apart: set[int] = set()
         self._marks: dict[tuple[str, str], int] = {}
         self._identities: set[str] = set()
         self._first: dict[tuple[str, str, str], int] = {}
@@ -75,14 +77,17 @@ class BackEnd:
     ) -> None:
         number = item.number
         self.effects[number] += 1
+        if SCOPE in cursor:
+            self._apart.add(number)
         if self.effects[number] > 1:
             self.repeats += 1
             allowed = (
                 number in self.twice_allowed
                 or (replay and number in self.unheard | self.refused)
                 or SCOPE in cursor
+                or number in self._apart
             )
-            if SCOPE in cursor:
+            if SCOPE in cursor or number in self._apart:
                 self.divided += 1
             if self.kind != BLIND and not allowed:
                 self._broken(

@@ -204,9 +204,11 @@ class History:
 
     def _failover(self) -> None:
         """A replica stops to follow; some time later it is made the master."""
-        image = self.redis.snapshot()
+        image, era = self.redis.snapshot(), self.plan.era
 
         def over() -> None:
+            if era != self.plan.era:
+                return  # it followed a master that is gone
             old = laws.numbers(image[0])
             self.losable |= laws.numbers(self.redis.data) - old
             self.lossy = True

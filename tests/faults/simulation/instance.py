@@ -371,7 +371,6 @@ class Instance:
 
             def late() -> None:
                 if era == self.plan.era:  # else it went to a server that is gone
-                    self.plan.late = True
                     self._run_some(commands, atomic, guard)
 
             self.world.after(rng.choice((0.01, 0.3, 1.5, 4.0)), late)

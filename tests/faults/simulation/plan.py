@@ -70,11 +70,11 @@ class Plan:
         self.redis_away = 0.0
         self.era = 0
         """How many times Redis was another server."""
-        self.late = False
-        """True once a command has run long after its answer was given up."""
         self.ttl = rng.choice((0, 0, 30))
         """Seconds after which the gateway lets a list expire."""
         self._choose_faults(rng)
+        self.unsure = bool(self.links.lost or self.links.crash)
+        """Whether it may be unknown what became of a command."""
         self.pumps = _pumps(rng)
         self.root = _root(rng, self.journal)
         self.happenings = self._happenings(rng)

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-SEEDS = int(os.environ.get("TYK_PUMP_SEEDS", "140"))
+SEEDS = int(os.environ.get("TYK_PUMP_SEEDS", "500"))
 
 
-@pytest.mark.timeout(120 + SEEDS)
+@pytest.mark.timeout(120 + 2 * SEEDS)
 def test_every_history_ends_well() -> None:
     """In a process of its own: the order of sets is a part of the history."""
     done = subprocess.run(
