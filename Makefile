@@ -6,7 +6,7 @@
 
 VENV ?= .venv
 JOBS ?= 4
-KILLS ?= 300
+KILLS ?= 1000
 RECORDS ?= 100000
 SAMPLES ?= 1000
 SEEDS ?= 20000
@@ -20,7 +20,8 @@ SOURCES := tyk_pump tests scripts benchmarks setup.py
 TORTURE := tests/daemon/test_laboratory.py tests/daemon/test_isolation.py \
 	tests/daemon/test_swap.py tests/daemon/test_kills.py tests/daemon/test_mix.py \
 	tests/daemon/test_journal.py tests/daemon/test_ledger.py tests/daemon/test_audit.py \
-	tests/faults/exploration/test_exploration.py tests/state/test_rescue.py \
+	tests/daemon/test_replay.py tests/faults/exploration/test_exploration.py \
+	tests/state/test_rescue.py \
 	tests/faults/simulation/test_simulation.py
 
 .DEFAULT_GOAL := help
@@ -65,7 +66,7 @@ test: $(READY) ## Run the whole suite
 golden: $(READY) ## Compare with what the reference sent, and print the differences
 	$(RUN) -m pytest -n $(JOBS) -vv tests/golden
 
-torture: $(READY) ## Kill and freeze processes under load, hundreds of times; print figures
+torture: $(READY) ## Kill and freeze processes under load, a thousand times; print figures
 	@rm -f $(FIGURES)
 	TYK_PUMP_KILLS=$(KILLS) TYK_PUMP_RECORDS=$(RECORDS) \
 		TYK_PUMP_SAMPLES=$(SAMPLES) TYK_PUMP_SEEDS=$(SEEDS) \
