@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-SEEDS = int(os.environ.get("TYK_PUMP_SEEDS", "500"))
+SEEDS = int(os.environ.get("TYK_PUMP_SEEDS", "450"))
 
 
 @pytest.mark.timeout(120 + 2 * SEEDS)
