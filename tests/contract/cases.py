@@ -940,7 +940,7 @@ CASES = [
         touched=asked,
         broken=lambda seen: refusing(seen.server),
         unfit={"path": "unfit"},
-        mended=lambda seen: setattr(seen.server, "unfit", None),
+        mended=lambda seen: setattr(seen.server, "unfit", "nothing"),
         once=True,
     ),
     Case(

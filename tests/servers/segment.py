@@ -18,7 +18,7 @@ class Api(HttpServer):
 
     def __init__(self, authority: Authority | None = None) -> None:
         self.events: dict[str, dict[str, Any]] = {}
-        self.unfit: str | None = "unfit"
+        self.unfit = "unfit"
         super().__init__(self.track, authority=authority)
 
     def track(self, request: Request) -> Answer:
