@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +62,66 @@ def test_half_a_line_that_a_crash_left_in_a_file_is_ended(
     assert lines[1] == b'{"tor'
     assert len(lines) == 7 and lines[-1] == b""
     assert all(json.loads(line) for line in lines[2:-1])
+
+
+def test_half_a_line_that_a_kill_left_in_a_pipe_is_ended(
+    pipe: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever prints next, be it another pump, begins on a line of its own."""
+
+    class Killed(BaseException):
+        """Nothing runs any more."""
+
+    write = os.write
+
+    def kill(file: int, data: bytes) -> int:
+        write(file, data[:-100])
+        raise Killed
+
+    first, second = (StdoutPump(StdoutOptions(format="json")) for _ in range(2))
+    for number, pump in enumerate((first, second)):
+        pump.keep_in(tmp_path / f"pump-{number}")
+        pump.open()
+    first.write(batch("S", range(1)))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "write", kill)
+        first.write(batch("S", range(1, 3)))
+    second.write(batch("S", range(3, 5)))
+    second.write(batch("S", range(5, 6)))
+    for pump in (first, second):
+        pump.close()
+    lines = os.read(pipe, 1 << 16).split(b"\n")
+    os.close(pipe)
+    assert lines.pop() == b"" and len(lines) == 6
+    torn = lines.pop(2)
+    assert not torn.endswith(b"}")
+    assert all("tyk-analytics-record" in json.loads(line) for line in lines)
+
+
+def test_several_pumps_take_turns_at_a_pipe(
+    pipe: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one prints, no other begins, although a pipe has no locks."""
+    pump = StdoutPump(StdoutOptions(format="json"))
+    pump.keep_in(tmp_path / "pump-0")
+    pump.open()
+    look = (
+        "import fcntl, sys\n"
+        "try: fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "except BlockingIOError: sys.exit(3)\n"
+    )
+    write, codes = os.write, []
+
+    def write_and_look(file: int, data: bytes) -> int:
+        command = [sys.executable, "-c", look, str(tmp_path / "stdout.turn")]
+        codes.append(subprocess.run(command).returncode)
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", write_and_look)
+    pump.write(batch("S", range(1)))
+    pump.close()
+    os.close(pipe)
+    assert codes == [3]
 
 
 def test_a_second_cleaning_changes_nothing() -> None:

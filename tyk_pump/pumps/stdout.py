@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -13,6 +14,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, ClassVar, Final
 
 import msgspec
@@ -59,8 +61,9 @@ class StdoutPump:
     guarantee: Final = (
         "At least once: lines of the batch that was in hand when the process was "
         "killed may be printed again. A record is one line, and lines of several "
-        "stdout pumps are not mixed. A reader that does not keep up holds this pump "
-        "back, and no other."
+        "stdout pumps are not mixed; what a killed process left of a line stands in a "
+        "line of its own, or an empty line is there in its place. A reader that does "
+        "not keep up holds this pump back, and no other."
     )
     differences: Final = (
         "Text goes to standard output as JSON does, apart from the log on standard "
@@ -75,7 +78,11 @@ class StdoutPump:
     def __init__(self, options: StdoutOptions) -> None:
         self._options = options
         self._field = options.log_field_name or "tyk-analytics-record"
-        self._torn = False
+        self._turn = _Turn()
+
+    def keep_in(self, folder: Path) -> None:
+        """Take turns with all stdout pumps of this instance: there is one output."""
+        self._turn = _Turn(folder.with_name("stdout.turn"))
 
     def open(self) -> None:
         """Say so when the format is not one of ours."""
@@ -84,7 +91,7 @@ class StdoutPump:
                 "unknown format, records are printed as text",
                 extra={**ONCE, "reason": repr(self._options.format)},
             )
-        self._torn = _ends_within_a_line()
+        self._turn.open()
 
     def probe(self) -> str:
         """See that standard output is open."""
@@ -116,6 +123,7 @@ class StdoutPump:
 
     def close(self) -> None:
         """Standard output stays open: it is not ours."""
+        self._turn.close()
 
     def _form(self) -> Callable[[AnalyticsRecord], bytes]:
         """Return what makes a line of a record written now."""
@@ -133,18 +141,86 @@ class StdoutPump:
         """Print lines; return how many are out in full, and what went wrong."""
         if not lines:
             return 0, ""
-        data = b"".join(lines)
-        if self._torn:
-            # The last attempt ended within a line: end it before beginning anew.
-            data = b"\n" + data
-        written, fault = _write_out(data)
-        written -= self._torn
-        if written < 0:
-            return 0, fault
-        ends = itertools.accumulate(map(len, lines))
-        whole = sum(1 for end in ends if end <= written)
-        self._torn = written > sum(map(len, lines[:whole]))
+        with self._turn.ours() as torn:
+            # Where the last one ended within a line, that is ended first.
+            written, fault = _write_out(b"\n" * torn + b"".join(lines))
+            written -= torn
+            if written < 0:
+                return 0, fault
+            ends = itertools.accumulate(map(len, lines))
+            whole = sum(1 for end in ends if end <= written)
+            if written == sum(map(len, lines[:whole])):
+                self._turn.ended()
         return whole, fault
+
+
+class _Turn:
+    """Whose turn it is to print, and whether the last one ended within a line.
+
+    Both stand in a file, where there is one: of a process that was killed between two
+    bytes nothing else tells. Unlike standard output it has locks, too.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._file: int | None = None
+        self._torn = False
+
+    def open(self) -> None:
+        """See how things stand."""
+        if self._path is not None:
+            self.close()
+            with contextlib.suppress(OSError):  # then as if there were no file
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        with self._alone():
+            if _ends_within_a_line():
+                self._mark(True)
+
+    @contextmanager
+    def ours(self) -> Iterator[bool]:
+        """Wait for our turn; say whether a line has to be ended first.
+
+        Until `ended` is called we count as being within one.
+        """
+        with self._alone():
+            torn = self._marked() and _ends_within_a_line() is not False
+            self._mark(True)
+            yield torn
+
+    def ended(self) -> None:
+        """The last line is whole."""
+        self._mark(False)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other stdout pumps, each in its process, from writing into our lines."""
+        file = STDOUT if self._file is None else self._file
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError:
+            yield  # this kind of output has no locks
+            return
+        try:
+            yield
+        finally:
+            fcntl.lockf(file, fcntl.LOCK_UN)
+
+    def _marked(self) -> bool:
+        if self._file is None:
+            return self._torn
+        return os.pread(self._file, 1, 0) == b"1"
+
+    def _mark(self, torn: bool) -> None:
+        self._torn = torn
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._file, b"1" if torn else b"0", 0)
 
 
 def _json_form(
@@ -238,39 +314,26 @@ def _no_json(constant: str) -> None:
 def _write_out(data: bytes) -> tuple[int, str]:
     """Write to standard output; return how many bytes went, and what stopped us."""
     view, written = memoryview(data), 0
-    with _alone():
-        while written < len(data):
-            try:
-                written += os.write(STDOUT, view[written:])
-            except BlockingIOError:
-                select.select([], [STDOUT], [])
-            except OSError as exc:
-                return written, exc.strerror or str(exc)
+    while written < len(data):
+        try:
+            written += os.write(STDOUT, view[written:])
+        except BlockingIOError:
+            select.select([], [STDOUT], [])
+        except OSError as exc:
+            return written, exc.strerror or str(exc)
     return written, ""
 
 
-def _ends_within_a_line() -> bool:
-    """Say whether a file that we print into was left with half a line by a crash."""
+def _ends_within_a_line() -> bool | None:
+    """Say whether half a line is the end of what stands there; None: who knows?"""
     try:
         size = os.fstat(STDOUT).st_size
-        if not size or not stat.S_ISREG(os.fstat(STDOUT).st_mode):
+        if not stat.S_ISREG(os.fstat(STDOUT).st_mode):
+            return None
+        if not size:
             return False
         with open(f"/proc/self/fd/{STDOUT}", "rb") as file:
             file.seek(size - 1)
             return file.read(1) != b"\n"
     except OSError:
-        return False  # it cannot be read: then as if it were whole
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Keep other stdout pumps, each in its process, from writing into our lines."""
-    try:
-        fcntl.lockf(STDOUT, fcntl.LOCK_EX)
-    except OSError:
-        yield  # this kind of output has no locks
-        return
-    try:
-        yield
-    finally:
-        fcntl.lockf(STDOUT, fcntl.LOCK_UN)
+        return None
