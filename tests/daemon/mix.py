@@ -4,39 +4,58 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import re
+import sqlite3
 import tempfile
 import threading
 import urllib.request
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from tests.daemon.harness import count_lines, csv_names, record, wait_for
-from tests.servers import aws, free_port, mdcb
+from tests.faults.plant import Plant
+from tests.servers import aws, free_port, mdcb, mongowire
 from tests.servers.aws import Aws
 from tests.servers.cluster import ClusterServer, Document
+from tests.servers.database import Database
 from tests.servers.http import Answer, HttpServer, Request
-from tests.servers.influx import Influx1
+from tests.servers.influx import Influx1, Influx2
 from tests.servers.kafka import Kafka
 from tests.servers.logzio import TOKEN as LOGZIO_TOKEN
 from tests.servers.logzio import Listener
 from tests.servers.mdcb import Mdcb
+from tests.servers.moesif import Moesif as MoesifServer
+from tests.servers.mongo import MongoServer
+from tests.servers.mongowire import MongoWire
 from tests.servers.receiver import TcpReceiver, UnixReceiver
+from tests.servers.resurface import Capture
 from tests.servers.segment import KEY, Api
 from tests.servers.splunk import TOKEN as SPLUNK_TOKEN
 from tests.servers.splunk import Collector
 from tests.servers.timestream import Timestream as TimestreamServer
 from tests.servers.tls import Authority
+from tyk_pump.record.analytics import GraphQLStats, MCPStats
 
 PER_PATH = re.compile(r'^tyk_http_status_per_path\{.*path="([^"]*)"\} (\d+)', re.M)
 PATH_OF = re.compile(rb" path:(\S*) raw_path:")
 TIMEOUT = 1.0
 """Seconds that a pump waits for an answer."""
 LONG = 3600.0
+
+
+PLAIN, GRAPHQL, MCP = "plain", "graphql", "mcp"
+KINDS = (GRAPHQL, MCP, *[PLAIN] * 8)
+"""What kinds of calls there are: some pumps are for one of them."""
+
+
+def kind_of(name: str) -> str:
+    """Return what kind of a call the record of this name tells of."""
+    return KINDS[zlib.crc32(name.encode()) % len(KINDS)]
 
 
 def named(name: str) -> bytes:
@@ -46,7 +65,12 @@ def named(name: str) -> bytes:
     replace each other in InfluxDB.
     """
     second = 1_700_000_000 + zlib.crc32(name.encode()) % 1_000_000
-    return record(name, path=name, timestamp=(second, 0))
+    fields: dict[str, Any] = {"path": name, "timestamp": (second, 0)}
+    if kind_of(name) == GRAPHQL:
+        fields["graphql_stats"] = GraphQLStats(is_graphql=True)
+    if kind_of(name) == MCP:
+        fields["mcp_stats"] = MCPStats(is_mcp=True, jsonrpc_method="tools/call")
+    return record(name, **fields)
 
 
 class Side:
@@ -54,11 +78,13 @@ class Side:
 
     once = False
     """Whether a record that was sent again is there only once."""
+    kinds: Collection[str] = KINDS
+    """Which calls it is for."""
 
-    def __init__(self, name: str, meta: dict[str, Any]) -> None:
+    def __init__(self, name: str, meta: dict[str, Any], kind: str = "") -> None:
         self.name = name
         self.section: dict[str, Any] = {
-            "type": name,
+            "type": kind or name,
             "meta": meta,
             "retry": {"initial": 0.05, "max": 0.3},
         }
@@ -83,15 +109,35 @@ class Side:
     def close(self) -> None:
         """Go away."""
 
+    def expected(self, pushed: Iterable[str]) -> set[str]:
+        """Return which of these records belong here."""
+        return {name for name in pushed if kind_of(name) in self.kinds}
+
     def check(self, pushed: Iterable[str]) -> None:
         """Assert that exactly these records are there."""
-        expected, found = set(pushed), self.names()
+        expected, found = self.expected(pushed), self.names()
         missing = expected - set(found)
         assert not missing, f"{self.name}: {len(missing)} lost, {sorted(missing)[:3]}"
         foreign = set(found) - expected
         assert not foreign, f"{self.name}: unknown {sorted(foreign)[:3]}"
         twice = [name for name, times in found.items() if times > 1]
         assert not (self.once and twice), f"{self.name}: doubled {twice[:3]}"
+
+
+class Counted(Side):
+    """One that keeps no names, and counts each record once."""
+
+    once = True
+
+    def count(self) -> int:
+        raise NotImplementedError
+
+    def names(self) -> Counter[str]:
+        raise TypeError("no names are kept")
+
+    def check(self, pushed: Iterable[str]) -> None:
+        expected, found = len(self.expected(pushed)), self.count()
+        assert found == expected, f"{self.name}: {found} counted, not {expected}"
 
 
 class HttpSide(Side):
@@ -257,6 +303,58 @@ class Influx(HttpSide):
         return Counter(point.fields["path"] for point in self.server1.points)
 
 
+class SecondInflux(HttpSide):
+    """By series and time, in a bucket."""
+
+    once = True
+
+    def __init__(self) -> None:
+        self.server2 = Influx2()
+        meta = {
+            "address": self.server2.url,
+            "organization": "acme",
+            "bucket": "tyk",
+            "fields": ["path", "request_time"],
+            "tags": ["method"],
+        }
+        super().__init__("influx2", meta, self.server2.http)
+
+    def respond(self, request: Request) -> Answer:
+        self.server2.requests.clear()
+        return super().respond(request)
+
+    def names(self) -> Counter[str]:
+        return Counter(point.fields["path"] for point in self.server2.points)
+
+
+class Moesif(HttpSide):
+    """By `transaction_id`."""
+
+    once = True
+
+    def __init__(self) -> None:
+        self.collector = MoesifServer()
+        bulk = {"api_endpoint": self.collector.url}
+        meta = {"application_id": "app-1", "enable_bulk": True, "bulk_config": bulk}
+        super().__init__("moesif", meta, self.collector.http)
+
+    def names(self) -> Counter[str]:
+        return Counter(event["request"]["uri"] for event in self.collector.events)
+
+
+class Resurface(HttpSide):
+    """Bundles."""
+
+    def __init__(self) -> None:
+        self.capture = Capture()
+        meta = {"capture_url": self.capture.url, "rules": "allow_http_url"}
+        super().__init__("resurfaceio", meta, self.capture.http)
+
+    def names(self) -> Counter[str]:
+        found = self.capture.values("request_url")
+        return Counter(url.rpartition("/")[2] for url in found)
+
+
 class AwsSide(HttpSide):
     """A service that AWS's pumps ask with signed requests."""
 
@@ -388,14 +486,14 @@ class Dogstatsd(UnixSide):
 class Hybrid(Side):
     """MDCB: calls that are refused, half answered, late, or cut off."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "hybrid", **meta: Any) -> None:
         self.mdcb = Mdcb()
-        meta = {
+        meta |= {
             "connection_string": self.mdcb.place,
             "api_key": "key",
             "call_timeout": TIMEOUT,
         }
-        super().__init__("hybrid", meta)
+        super().__init__(name, meta, "hybrid")
         self.well = threading.Event()
         self.well.set()
         self._chance = random.Random("hybrid")
@@ -432,6 +530,23 @@ class Hybrid(Side):
         result = None if call.name in mdcb.PURGES else True
         how: dict[str, Any] = {mood: True}
         return mdcb.Answer(result, **how)
+
+
+class HybridAggregates(Hybrid):
+    """MDCB, which gets what has been counted."""
+
+    kinds = (PLAIN,)
+
+    def __init__(self) -> None:
+        super().__init__("hybrid-aggregated", aggregated=True, track_all_paths=True)
+
+    def names(self) -> Counter[str]:
+        assert self.mdcb.failures == []
+        found: Counter[str] = Counter()
+        for one in self.mdcb.aggregates():
+            for path, counted in one["Endpoints"].items():
+                found[path] += counted["hits"]
+        return found
 
 
 MDCB_MOODS = ("error", "cut", "half", "last")
@@ -480,22 +595,16 @@ class Prometheus(Side):
         return True
 
 
-class Syslog(Side):
-    """Over TCP; what a connection left half is none."""
+class TcpSide(Side):
+    """A receiver on TCP; what a connection left half is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, meta: Callable[[int], dict[str, Any]]) -> None:
         self.receiver = TcpReceiver()
-        address = f"127.0.0.1:{self.receiver.port}"
-        meta = {"network_addr": address, "transport": "tcp", "send_timeout": TIMEOUT}
-        super().__init__("syslog", meta)
-
-    def names(self) -> Counter[str]:
-        found = map(PATH_OF.search, self.receiver.messages())
-        return Counter(one[1].decode() for one in found if one)
+        how = {"transport": "tcp", "send_timeout": TIMEOUT}
+        super().__init__(name, {**how, **meta(self.receiver.port)})
 
     def trouble(self, chance: random.Random) -> None:
-        self.receiver.stalled.clear()
-        self.receiver.reset_after = None
+        self.calm()
         what = chance.choice(("none", "stalled", "reset", "away"))
         if what == "stalled":
             self.receiver.stalled.set()
@@ -512,6 +621,263 @@ class Syslog(Side):
     def close(self) -> None:
         self.calm()
         self.receiver.close()
+
+
+class Syslog(TcpSide):
+    """Lines."""
+
+    def __init__(self) -> None:
+        super().__init__("syslog", lambda port: {"network_addr": f"127.0.0.1:{port}"})
+
+    def names(self) -> Counter[str]:
+        found = map(PATH_OF.search, self.receiver.messages())
+        return Counter(one[1].decode() for one in found if one)
+
+
+class Graylog(TcpSide):
+    """GELF, each message with a NUL behind it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "graylog",
+            lambda port: {"host": "127.0.0.1", "port": port, "tags": ["path"]},
+        )
+
+    def names(self) -> Counter[str]:
+        found = map(json.loads, self.receiver.messages(b"\0"))
+        return Counter(json.loads(one["message"])["path"] for one in found)
+
+
+class Stdout(Side):
+    """A pipe that is standard output; sometimes nobody reads it for a while.
+
+    A line that a killed process left half may stand there, alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path)
+        # Open for writing, too: it has no end while the command is away.
+        self._end = os.open(path, os.O_RDWR)
+        self._reads = threading.Event()
+        self._reads.set()
+        self._came = bytearray()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        super().__init__("stdout", {"format": "json"})
+
+    def names(self) -> Counter[str]:
+        found = []
+        for line in bytes(self._came).split(b"\n")[:-1]:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line)["tyk-analytics-record"]["path"])
+        return Counter(found)
+
+    def trouble(self, chance: random.Random) -> None:
+        if chance.random() < 0.3:
+            self._reads.clear()
+        else:
+            self._reads.set()
+
+    def calm(self) -> None:
+        self._reads.set()
+
+    def close(self) -> None:
+        self.calm()
+        os.write(self._end, b"\0")
+        self._thread.join()
+        os.close(self._end)
+
+    def _run(self) -> None:
+        while not self._came.endswith(b"\0"):
+            self._reads.wait()
+            self._came += os.read(self._end, 1 << 16)
+
+
+class Sqlite(Side):
+    """Rows in a file that somebody else sometimes keeps locked."""
+
+    once = True
+
+    def __init__(self, kind: str, path: Path, query: str, *kinds: str) -> None:
+        self._path, self._query = path, query
+        self._lock: sqlite3.Connection | None = None
+        self.kinds = kinds
+        super().__init__(kind, {"type": "sqlite", "connection_string": str(path)})
+
+    def names(self) -> Counter[str]:
+        return Counter(str(name) for (name,) in self.rows())
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Return what the query finds; nothing where there is no table yet."""
+        with contextlib.closing(self._opened()) as db:
+            try:
+                return db.execute(self._query).fetchall()
+            except sqlite3.OperationalError:
+                return []
+
+    def trouble(self, chance: random.Random) -> None:
+        self.calm()
+        if chance.random() < 0.3:
+            self._lock = self._opened()
+            self._lock.execute("BEGIN IMMEDIATE")
+
+    def calm(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def close(self) -> None:
+        self.calm()
+
+    def _opened(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=30, isolation_level=None)
+
+
+class CountedSqlite(Sqlite, Counted):
+    """Sums in such a file."""
+
+    names = Counted.names
+
+    def count(self) -> int:
+        return sum(hits for (hits,) in self.rows())
+
+
+class Postgres(Side):
+    """A real database, that has no room at times or ends all connections."""
+
+    once = True
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._full = False
+        meta = {"type": "postgres", "connection_string": database.dsn}
+        super().__init__("postgres", meta, "sql")
+        self.kinds = (PLAIN, GRAPHQL)
+
+    def names(self) -> Counter[str]:
+        found = self.database.query("SELECT path FROM tyk_analytics")
+        return Counter(name for (name,) in found)
+
+    def trouble(self, chance: random.Random) -> None:
+        self.calm()
+        if "tyk_analytics" not in self.database.tables():
+            return
+        what = chance.choice(("none", "full", "ended"))
+        if what == "full":
+            self.database.refuse("tyk_analytics", "53100")
+            self._full = True
+        elif what == "ended":
+            self.database.query(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    def calm(self) -> None:
+        if self._full:
+            self.database.accept("tyk_analytics")
+            self._full = False
+
+
+class Mongo(Side):
+    """By `_id`; commands that are not heard, half heard, or not answered."""
+
+    once = True
+
+    def __init__(
+        self, kind: str, meta: dict[str, Any], *kinds: str, upstream: int | None = None
+    ) -> None:
+        self.wire = MongoWire(self._judge, upstream=upstream)
+        self.well = threading.Event()
+        self.well.set()
+        self._chance = random.Random(kind)
+        self._lock = threading.Lock()
+        name = "ferretdb" if upstream else kind
+        super().__init__(name, {"mongo_url": self.wire.url(), **meta}, kind)
+        self.kinds = kinds
+
+    def documents(self) -> list[dict[str, Any]]:
+        """Return all documents."""
+        kept = dict(self.wire.databases.get("tyk_analytics", {}))
+        return [one for collection in kept.values() for one in list(collection)]
+
+    def names(self) -> Counter[str]:
+        return Counter(one["path"] for one in self.documents())
+
+    def trouble(self, chance: random.Random) -> None:
+        self.well.clear()
+        if chance.random() < 0.2:
+            self.wire.restart()
+
+    def calm(self) -> None:
+        self.well.set()
+
+    def close(self) -> None:
+        self.wire.close()
+
+    def _judge(self, command: mongowire.Command) -> mongowire.Answer | None:
+        self.wire.commands.clear()
+        if self.well.is_set() or command.name not in MONGO_WRITES:
+            return None
+        with self._lock:
+            mood = self._chance.choice(("well",) * 8 + MONGO_MOODS)
+        if mood == "full":
+            return mongowire.NO_SPACE
+        if mood == "late":
+            return mongowire.Answer(delay=0.3)
+        return mongowire.Answer(cut=mood == "cut", lost=mood == "lost")
+
+
+MONGO_WRITES = ("insert", "update", "findAndModify")
+MONGO_MOODS = ("full", "late", "cut", "lost")
+
+
+class CountedMongo(Mongo, Counted):
+    """Sums, each record in one."""
+
+    names = Counted.names
+
+    def count(self) -> int:
+        return sum(one["total"]["hits"] for one in self.documents())
+
+
+class Ferret(Mongo):
+    """A real database behind the wire."""
+
+    def __init__(self, store: MongoServer) -> None:
+        store.clear()
+        self._store = store
+        meta = {"collection_name": "c"}
+        super().__init__("mongo", meta, PLAIN, GRAPHQL, upstream=store.port)
+
+    def documents(self) -> list[dict[str, Any]]:
+        return self._store.documents("c")
+
+
+class Faulty(Side):
+    """The pump that misbehaves; each line has the record's id."""
+
+    once = True
+
+    def __init__(self, folder: Path) -> None:
+        self.plant = Plant(folder)
+        super().__init__("faulty", {"folder": str(folder)})
+
+    def names(self) -> Counter[str]:
+        found = {tuple(line.split()) for line in self.plant.lines("arrived")}
+        return Counter(line[0] for line in found)
+
+    def trouble(self, chance: random.Random) -> None:
+        self.calm()
+        if chance.random() < 0.5:
+            self.plant.turn_on(chance.choice(FAULTS))
+
+    def calm(self) -> None:
+        for fault in FAULTS:
+            (self.plant.folder / fault).unlink(missing_ok=True)
+
+
+FAULTS = ("transient", "half", "shut")
 
 
 class Csv(Side):
@@ -549,29 +915,90 @@ class Topic(Side):
         return Counter(found.values())
 
 
-MAKERS: tuple[Callable[[], Side], ...] = (
-    *(Elasticsearch, Splunk, Logzio, Segment, Influx, Syslog),
-    *(Kinesis, Sqs, Timestream, Statsd, Dogstatsd, Hybrid, Prometheus),
-)
+Maker = Callable[[Path], Side]
+"""Makes a side; what it keeps in files is in a folder that all share."""
+
+
+def _sqlite(kind: str, table: str, column: str, *kinds: str) -> Maker:
+    query = f'SELECT "{column}" FROM "{table}"'
+    return lambda folder: Sqlite(kind, folder / f"{kind}.db", query, *kinds)
+
+
+def _sums(kind: str, table: str, *kinds: str) -> Maker:
+    query = f"SELECT counter_hits FROM \"{table}\" WHERE dimension = ''"
+    return lambda folder: CountedSqlite(kind, folder / f"{kind}.db", query, *kinds)
+
+
+def _mongo(kind: str, *kinds: str, **meta: Any) -> Maker:
+    return lambda folder: Mongo(kind, meta, *kinds)
+
+
+MAKERS: dict[str, Maker] = {
+    "csv": lambda folder: Csv(folder / "csv"),
+    "faulty": lambda folder: Faulty(folder / "faulty"),
+    "elasticsearch": lambda folder: Elasticsearch(),
+    "splunk": lambda folder: Splunk(),
+    "logzio": lambda folder: Logzio(),
+    "segment": lambda folder: Segment(),
+    "influx": lambda folder: Influx(),
+    "influx2": lambda folder: SecondInflux(),
+    "moesif": lambda folder: Moesif(),
+    "resurfaceio": lambda folder: Resurface(),
+    "syslog": lambda folder: Syslog(),
+    "graylog": lambda folder: Graylog(),
+    "kinesis": lambda folder: Kinesis(),
+    "sqs": lambda folder: Sqs(),
+    "timestream": lambda folder: Timestream(),
+    "statsd": lambda folder: Statsd(),
+    "dogstatsd": lambda folder: Dogstatsd(),
+    "hybrid": lambda folder: Hybrid(),
+    "hybrid-aggregated": lambda folder: HybridAggregates(),
+    "prometheus": lambda folder: Prometheus(),
+    "stdout": lambda folder: Stdout(folder / "stdout"),
+    "sql": _sqlite("sql", "tyk_analytics", "path", PLAIN, GRAPHQL),
+    "sql-graph": _sqlite("sql-graph", "tyk_analytics_graph", "analytics_path", GRAPHQL),
+    "sql-mcp": _sqlite("sql-mcp", "tyk_analytics_mcp", "analytics_path", MCP),
+    "sql_aggregate": _sums("sql_aggregate", "tyk_aggregated", PLAIN),
+    "sql-graph-aggregate": _sums(
+        "sql-graph-aggregate", "tyk_graph_aggregated", GRAPHQL
+    ),
+    "sql-mcp-aggregate": _sums("sql-mcp-aggregate", "tyk_mcp_aggregated", MCP),
+    "mongo": _mongo("mongo", PLAIN, GRAPHQL, collection_name="c"),
+    "mongo-pump-selective": _mongo("mongo-pump-selective", PLAIN, GRAPHQL),
+    "mongo-graph": _mongo("mongo-graph", GRAPHQL, collection_name="c"),
+    "mongo-mcp": _mongo("mongo-mcp", MCP, collection_name="c"),
+    "mongo-pump-aggregate": lambda folder: CountedMongo(
+        "mongo-pump-aggregate", {}, PLAIN
+    ),
+    "mongo-mcp-aggregate": lambda folder: CountedMongo("mongo-mcp-aggregate", {}, MCP),
+}
+"""Every type that needs no server of its own."""
 
 
 class Mix:
-    """All of them."""
+    """Some of them, with others that somebody has made."""
 
-    def __init__(self, folder: Path, kafka: Topic | None = None) -> None:
-        self._stack = contextlib.ExitStack()
-        self.sides: list[Side] = [Csv(folder)]
-        for make in MAKERS:
-            self.sides.append(made := make())
-            self._stack.callback(made.close)
-        if kafka is not None:
-            self.sides.append(kafka)
+    def __init__(
+        self, folder: Path, chosen: Iterable[str], *others: Callable[[], Side]
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self.sides: list[Side] = []
+        with contextlib.ExitStack() as stack:
+            for name in chosen:
+                self._add(stack, MAKERS[name](folder))
+            for make in others:
+                self._add(stack, make())
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Mix:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def _add(self, stack: contextlib.ExitStack, side: Side) -> None:
+        self.sides.append(side)
+        stack.callback(side.close)
 
     @property
     def sections(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,17 @@ import pytest
 import redis
 
 from tests.daemon.harness import LIST, Daemon, count_lines, settled, wait_for
-from tests.daemon.mix import HttpSide, Mix, Topic, named
+from tests.daemon.mix import (
+    MAKERS,
+    Ferret,
+    HttpSide,
+    Mix,
+    Postgres,
+    Side,
+    Stdout,
+    Topic,
+    named,
+)
 from tests.daemon.test_kills import (
     KILLS,
     KILLS_TIMEOUT,
@@ -25,20 +36,41 @@ from tests.daemon.test_kills import (
     names,
     progress,
 )
+from tests.faults.plant import environment
+from tests.servers.go import FERRETDB
 from tests.servers.java import KAFKA
 from tests.servers.kafka import topic_name
+from tests.servers.postgres import programs
+from tyk_pump import pumps
 
-ROUNDS = max(6, KILLS // 4)
+LONG = KILLS >= 100
+PARTS = 1 if LONG else 4
+"""In how many parts the mix is tested; a long run has all pumps at once."""
+ROUNDS = max(3, KILLS // 4 // PARTS)
 """A round has a kill or a stop, and costs more than in the tests with one pump."""
+NAMES = [name for name in MAKERS if name not in ("csv", "faulty")]
+CHOSEN = [["csv", "faulty", *NAMES[part::PARTS]] for part in range(PARTS)]
+POISON = "poison"
+POISONED = ["faulty"] if PARTS > 1 else ["faulty", *NAMES]
+"""Pumps whose workers die of one record."""
 
 
 @pytest.fixture
-def topic(request: pytest.FixtureRequest) -> Topic | None:
-    """A topic of the real broker, where it is prepared."""
-    if not KAFKA.folder.is_dir():
-        return None
-    broker = request.getfixturevalue("kafka_server")
-    return Topic(broker, topic_name(request.node.name))
+def heavy(request: pytest.FixtureRequest) -> list[Callable[[], Side]]:
+    """The real servers of a long run, where they are prepared."""
+    if not LONG:
+        return []
+    made: list[Callable[[], Side]] = []
+    if KAFKA.folder.is_dir():
+        broker = request.getfixturevalue("kafka_server")
+        made.append(lambda: Topic(broker, topic_name(request.node.name)))
+    if programs() is not None:
+        databases = request.getfixturevalue("postgres_server")
+        made.append(lambda: Postgres(databases.database()))
+    if FERRETDB.folder.is_dir():
+        store = request.getfixturevalue("mongo_server")
+        made.append(lambda: Ferret(store))
+    return made
 
 
 def push(client: redis.Redis, wanted: list[str]) -> list[str]:
@@ -92,43 +124,86 @@ def strike(
             os.kill(worker, signal.SIGKILL)
 
 
+def mixed_daemon(folder: Path, port: int, mix: Mix, **settings: Any) -> Daemon:
+    """Return an instance with the pumps of a mix, some of which a record kills."""
+    poisoned = [name.upper() for name in POISONED]
+    around = {**environment(), "TYK_TEST_POISON": " ".join([POISON, *poisoned])}
+    daemon = Daemon(
+        *(folder, port, mix.sections),
+        environment=around,
+        window_records=50,
+        **settings,
+    )
+    for side in mix.sides:
+        if isinstance(side, Stdout):
+            daemon.out = side.path
+    return daemon
+
+
 @pytest.mark.timeout(KILLS_TIMEOUT)
+@pytest.mark.parametrize("chosen", CHOSEN, ids=range(PARTS))
 def test_kills_among_ill_back_ends(
-    tmp_path: Path, make_redis: Callable[..., Any], topic: Topic | None
+    tmp_path: Path,
+    make_redis: Callable[..., Any],
+    chosen: list[str],
+    heavy: list[Callable[[], Side]],
 ) -> None:
-    """Each record is at each back end, once where it has ids; no dead letters."""
+    """Each record is at each back end, once where it has ids, and the books balance.
+
+    The only dead letter of a pump is the record of which its worker dies.
+    """
     server = make_redis()
     client = server.client()
     chance = random.Random(7)
-    pushed: list[str] = []
+    folder = tmp_path / "mix"
     with (
-        Mix(tmp_path / "csv", topic) as mix,
-        Daemon(
-            tmp_path / "a",
-            server.port,
-            mix.sections,
-            window_records=50,
-            beat_timeout=3,
-        ) as daemon,
+        Mix(folder, chosen, *heavy) as mix,
+        mixed_daemon(tmp_path / "a", server.port, mix, beat_timeout=3) as daemon,
     ):
         daemon.start().wait_ready()
+        killed = [side for side in mix.sides if side.name in POISONED]
+        pushed = push(client, [*names("p", 30), POISON, *names("q", 30)])
+        for side in mix.sides:
+            if side not in killed:
+                side.trouble(chance)
+        # No other death comes in between: nobody else is to be blamed.
+        wait_for(
+            "a dead letter of each", lambda: len(dead_letters(daemon)) == len(killed)
+        )
         for number in range(ROUNDS):
             pushed += push(client, names(f"m{number}", chance.randrange(1, 400)))
-            before = count_lines(tmp_path / "csv")
+            before = count_lines(folder / "csv")
             for side in mix.sides:
                 side.trouble(chance)
             time.sleep(chance.random() * 0.2)
             strike(daemon, chance)
-            progress(tmp_path / "csv", before)
+            progress(folder / "csv", before)
         for side in mix.sides:
             side.calm()
         wait_settled(daemon, client, SETTLE_SECONDS)
-        assert dead_letters(daemon) == [], daemon.tail()
+        letters = dead_letters(daemon)
+        found = sorted(letter["pump"] for letter in letters)
+        assert found == sorted(side.name.upper() for side in killed), daemon.tail()
+        assert all("died" in letter["reason"] for letter in letters)
         for side in mix.sides:
             side.last_look()
+        audit = daemon.command("audit")
+        assert audit.returncode == 0, audit.stdout + audit.stderr
         assert daemon.stop() == 0
         for side in mix.sides:
-            side.check(pushed)
+            spared = POISON if side in killed else None
+            side.check(name for name in pushed if name != spared)
+        audit = daemon.command("audit")
+        assert audit.returncode == 0, audit.stdout + audit.stderr
+
+
+def test_every_type_is_in_the_mix() -> None:
+    """But for the one that does nothing, and those that write uptime reports."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        mix = stack.enter_context(Mix(folder, MAKERS))
+        found = {side.section["type"] for side in mix.sides}
+    assert found == {*pumps.REGISTRY, "faulty"} - {"dummy", "kafka"}
 
 
 @pytest.mark.timeout(180)
@@ -139,26 +214,25 @@ def test_a_hung_back_end_holds_up_no_other(
     """While one answers nothing, all others get everything; later it gets it, too."""
     server = make_redis()
     client = server.client()
+    others = ["csv", "logzio", "kinesis", "syslog", "statsd", "sql", "mongo"]
     with (
-        Mix(tmp_path / "csv") as mix,
-        Daemon(tmp_path / "a", server.port, mix.sections, window_records=50) as daemon,
+        Mix(tmp_path / "mix", [name, *others]) as mix,
+        mixed_daemon(tmp_path / "a", server.port, mix) as daemon,
     ):
-        hung = mix.side(name)
+        hung, *well = mix.sides
         assert isinstance(hung, HttpSide)
-        others = [side for side in mix.sides if side is not hung]
         hung.held = released = threading.Event()
         daemon.start()
         pushed = push(client, names("h", 1000))
-        for side in others:
-            wait_for(side.name, lambda side=side: side.count() >= len(pushed))  # type: ignore[misc]
+        for side in well:
+            expected = len(side.expected(pushed))
+            wait_for(side.name, lambda s=side, n=expected: s.count() >= n)  # type: ignore[misc]
             side.check(pushed)
         assert not hung.names()
         hung.held = None
         released.set()
         wait_settled(daemon, client, SETTLE_SECONDS)
         assert dead_letters(daemon) == []
-        for side in mix.sides:
-            side.last_look()
         assert daemon.stop() == 0
         for side in mix.sides:
             side.check(pushed)
