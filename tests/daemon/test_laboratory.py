@@ -39,11 +39,13 @@ FEW = [
     ("redis", 1, "cluster"),
     ("redis", 2, "single"),
     ("disk", 1, "single"),
-    ("disk", 2, "cluster"),
+    ("disk", 1, "cluster"),
     ("spill", 1, "single"),
-    ("spill", 2, "cluster"),
+    ("spill", 1, "cluster"),
 ]
-"""Each pair of a journal and another thing."""
+"""For every run. Two instances with records on their disks are in the long one alone:
+what was in flight when one of them died may come twice after an adoption (see
+docs/guarantees.md), and the long run says how much."""
 WORLDS = FEW if KILLS < 100 else ALL
 KILLS_HERE = -(-KILLS // len(WORLDS))
 TIMEOUT = 300 + 15 * KILLS_HERE
