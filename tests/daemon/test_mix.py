@@ -44,21 +44,23 @@ from tests.servers.postgres import programs
 from tyk_pump import pumps
 
 LONG = KILLS >= 100
-PARTS = 1 if LONG else 4
-"""In how many parts the mix is tested; a long run has all pumps at once."""
+PARTS = 4
+"""In how many parts the mix is tested: each start is one of so many workers."""
 ROUNDS = max(3, KILLS // 4 // PARTS)
 """A round has a kill or a stop, and costs more than in the tests with one pump."""
 NAMES = [name for name in MAKERS if name not in ("csv", "faulty")]
 CHOSEN = [["csv", "faulty", *NAMES[part::PARTS]] for part in range(PARTS)]
 POISON = "poison"
-POISONED = ["faulty"] if PARTS > 1 else ["faulty", *NAMES]
+POISONED = ["faulty", *NAMES] if LONG else ["faulty"]
 """Pumps whose workers die of one record."""
 
 
 @pytest.fixture
-def heavy(request: pytest.FixtureRequest) -> list[Callable[[], Side]]:
-    """The real servers of a long run, where they are prepared."""
-    if not LONG:
+def heavy(
+    request: pytest.FixtureRequest, chosen: list[str]
+) -> list[Callable[[], Side]]:
+    """The real servers of a long run, where they are prepared; in the last part."""
+    if not LONG or chosen is not CHOSEN[-1]:
         return []
     made: list[Callable[[], Side]] = []
     if KAFKA.folder.is_dir():
@@ -168,7 +170,9 @@ def test_kills_among_ill_back_ends(
                 side.trouble(chance)
         # No other death comes in between: nobody else is to be blamed.
         wait_for(
-            "a dead letter of each", lambda: len(dead_letters(daemon)) == len(killed)
+            "a dead letter of each",
+            lambda: len(dead_letters(daemon)) == len(killed),
+            SETTLE_SECONDS,
         )
         for number in range(ROUNDS):
             pushed += push(client, names(f"m{number}", chance.randrange(1, 400)))
