@@ -205,3 +205,13 @@ def test_only_the_first_lane_replays(world: World) -> None:
     frames = running(other)
     world.replays.offer(other, world.windows)
     assert frames == [] and not world.replays.worker_died(other)
+
+
+def test_each_replay_has_watermarks_of_its_own(world: World) -> None:
+    """Else a back end would take the letters for what it has from last time."""
+    for number in range(2):
+        letters = [DeadRecord(number, f"S:{number}", "no", b"x")]
+        world.state.store_dead("Q", "l", "msgpack", letters, 1.0)
+        assert world.replays.mark("Q") == 1
+    first, second = (one.stream for one in world.state.replays("Q"))
+    assert first != second and "S" not in (first, second)

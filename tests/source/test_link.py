@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from redis.connection import SSLConnection
 from redis.exceptions import ResponseError
 
 from tests.servers.redis import RedisServer
 from tests.source.world import options
+from tyk_pump.config.root import RedisOptions
 from tyk_pump.errors import SourceError
 from tyk_pump.source.redis import Link, out_of_memory
 
@@ -91,3 +95,33 @@ def test_sentinels_speak_tls_where_the_servers_do(redis_server: RedisServer) -> 
     pool: Any = Link(where)._make_pool()
     (sentinel,) = pool.sentinel_manager.sentinels
     assert sentinel.connection_pool.connection_class is SSLConnection
+
+
+def test_a_command_whose_answer_is_lost_goes_out_once() -> None:
+    """A server that takes each command and hangs up instead of answering."""
+    seen: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return
+            with peer:
+                while data := peer.recv(65536):
+                    if b"RENAMENX" in data:
+                        seen.append(data)
+                        break
+                    peer.sendall(b"+OK\r\n" * data.count(b"SETINFO"))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        values = {"host": "127.0.0.1", "port": listener.getsockname()[1]}
+        with contextlib.closing(Link(msgspec.convert(values, RedisOptions))) as link:
+            for atomic in (False, True):
+                with pytest.raises(SourceError):
+                    link.execute([("RENAMENX", "a", "b")], atomic=atomic)
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    assert len(seen) == 2

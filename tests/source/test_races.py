@@ -159,3 +159,14 @@ def test_who_was_frozen_gives_no_numbers_to_what_an_adopter_has(
         consumer.drain(adopter)
         adopter.round()
     assert (consumer.records, consumer.lost) == (RECORDS, 0)
+
+
+def test_the_end_of_the_lease_is_noticed_at_once(redis: RedisModel) -> None:
+    """Also by who has nothing that another could have adopted."""
+    source = make_source(Gated(redis), name="a")
+    source.start()
+    end_lease(redis, "a")
+    with pytest.raises(LeaseLost):
+        source.round()
+    with pytest.raises(LeaseLost):
+        source.renew()
