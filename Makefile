@@ -21,11 +21,11 @@ TORTURE := tests/daemon/test_laboratory.py tests/daemon/test_isolation.py \
 	tests/daemon/test_swap.py tests/daemon/test_kills.py tests/daemon/test_mix.py \
 	tests/daemon/test_journal.py tests/daemon/test_ledger.py tests/daemon/test_audit.py \
 	tests/daemon/test_replay.py tests/faults/exploration/test_exploration.py \
-	tests/state/test_rescue.py \
+	tests/state/test_rescue.py tests/mutations/test_mutations.py \
 	tests/faults/simulation/test_simulation.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types docs docs-check servers test golden torture bench \
+.PHONY: help install format lint types docs docs-check servers test golden torture mutants bench \
 	demo check clean
 
 help: ## List the targets
@@ -72,6 +72,9 @@ torture: $(READY) ## Kill and freeze processes under load, a thousand times; pri
 		TYK_PUMP_SAMPLES=$(SAMPLES) TYK_PUMP_SEEDS=$(SEEDS) \
 		TYK_PUMP_FIGURES=$(abspath $(FIGURES)) $(RUN) -m pytest -v $(TORTURE); \
 		tests=$$?; $(RUN) scripts/figures.py $(FIGURES) && exit $$tests
+
+mutants: $(READY) ## Plant deliberate bugs one by one, and see that tests fail
+	$(RUN) -m tests.mutations.run
 
 bench: $(READY) ## Measure each stage and the whole way
 	$(RUN) -m benchmarks.run
