@@ -221,3 +221,20 @@ def test_a_file_of_the_first_version_is_taken_on(tmp_path: Path) -> None:
         assert file.ledger.letters()["CSV"].replayed == 1
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+
+def test_a_full_disk_lets_the_log_be_used_anew(file: StateFile) -> None:
+    """Its transactions go to the file: there may be room in the log's own pages."""
+    store(file, dead(1))
+    before = file.path.stat().st_size
+    with file.transaction(write=False) as db:
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+    file._connection().execute(f"PRAGMA max_page_count = {pages}")
+    large = DeadRecord(2, "S:2", "too large", bytes(1 << 20))
+    with pytest.raises(StateError, match="full"):
+        store(file, large)
+    assert file.path.stat().st_size > before
+    assert [one.record_id for one in file.letters()] == ["S:1"]
+    file._connection().execute("PRAGMA max_page_count = 1000000")
+    store(file, large)
+    assert file.counts() == {"CSV": 2}

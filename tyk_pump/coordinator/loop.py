@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from multiprocessing import connection
 from typing import Any
 
@@ -30,6 +31,7 @@ from tyk_pump.coordinator.lifeline import Lifeline
 from tyk_pump.coordinator.reload import keep_fixed, keep_running, same_for_workers
 from tyk_pump.coordinator.replay import Replays
 from tyk_pump.coordinator.report import pump_snapshot
+from tyk_pump.coordinator.room import wait_for_room
 from tyk_pump.coordinator.settling import Settler, outdated
 from tyk_pump.coordinator.signals import Signals
 from tyk_pump.coordinator.snapshot import Snapshot
@@ -343,11 +345,14 @@ class Coordinator:
                     return False
                 if not worker.has_room(self.root.queue_bytes):
                     continue
+                if self.clock.monotonic() < worker.read_at:
+                    continue
                 span = worker.lane.next_span(streams)
                 if span is None:
                     continue
                 frames: list[Frame] = []
-                if not self._lifeline.run(lambda s: self._fetch(s, span, frames)):  # noqa: B023
+                fetch = partial(self._fetch, worker, span, frames)
+                if not self._lifeline.run(fetch):
                     return False
                 for frame in frames:
                     offered = self._hand_over(worker, span, frame) or offered
@@ -375,8 +380,15 @@ class Coordinator:
         self._settler.copied(copied)
         return bool(copied)
 
-    def _fetch(self, source: Source, span: Span, frames: list[Frame]) -> None:
-        frame = self._windows.frame(source, span)
+    def _fetch(
+        self, worker: WorkerHandle, span: Span, frames: list[Frame], source: Source
+    ) -> None:
+        try:
+            frame = self._windows.frame(source, span)
+        except StateError as exc:  # ours alone: others may read what is elsewhere
+            worker.unread(str(exc))
+            return
+        worker.read_error = ""
         if frame is not None:
             frames.append(frame)
 
@@ -607,6 +619,11 @@ class Coordinator:
             for worker in self.workers
             if worker.unsettled
         ]
+        reasons += [
+            f"pump {worker.lane.field} waits for the disk: {worker.read_error}"
+            for worker in self.workers
+            if worker.read_error
+        ]
         if self._settler.error:
             reasons.append(f"the ledger cannot be written: {self._settler.error}")
         if self._journal.error:
@@ -741,11 +758,24 @@ def run(
     """Run the coordinator in this process; return the exit code."""
     environment = dict(os.environ if environ is None else environ)
     place = locate(config.root.state_dir, conf_path or "", environment)
-    folder = StateFolder.open(place, config.root.instance_name)
+    clock = Clock()
+    folder = wait_for_room(
+        lambda: StateFolder.open(place, config.root.instance_name),
+        place,
+        config.root,
+        clock,
+    )
     state: StateFile | None = None
     stats: Instrumentation | None = None
+
+    def opened(reason: str = "") -> StateFile:
+        return wait_for_room(
+            lambda: _open_state(config, folder, reason), place, config.root, clock
+        )
+
     try:
-        state = _open_state(config, folder)
+        state = opened()
+        folder.record()
         stats = instrumentation.start(config)
 
         def made(state: StateFile) -> Coordinator:
@@ -762,7 +792,7 @@ def run(
             coordinator = made(state)
         except DamagedState as exc:  # too large a file to be looked at whole
             state.close()
-            state = _open_state(config, folder, reason=str(exc))
+            state = opened(str(exc))
             coordinator = made(state)
         if demo is not None:
             from tyk_pump.coordinator import demo as demo_mode
@@ -777,7 +807,7 @@ def run(
         folder.close()
 
 
-def _open_state(config: Config, folder: StateFolder, reason: str = "") -> StateFile:
+def _open_state(config: Config, folder: StateFolder, reason: str) -> StateFile:
     """Open the state file; a damaged one is replaced by what can be read of it."""
     names = [
         cursors.name(pump.name, lane, pump.workers)

@@ -30,6 +30,8 @@ HISTORY = 60
 TOLD_TO = "told to"
 JOIN_SECONDS = 1.0
 START_SECONDS = 30.0
+READ_PAUSE = 1.0
+"""Seconds until the disk is asked again for what it could not give."""
 """What a new process may take until its first beat: on a busy machine many at once
 read their code and their drivers."""
 """A killed process is gone at once, except when the kernel holds it (a dead NFS)."""
@@ -84,6 +86,10 @@ class WorkerHandle:
         self.history = [0] * HISTORY
         self.unsettled: deque[outcome.Outcome] = deque()
         """Answers whose dead letters the disk has refused so far."""
+        self.read_error = ""
+        """Why the disk does not give what it keeps for this worker."""
+        self.read_at = 0.0
+        """When the disk is asked again."""
         self.channel: Channel | None = None
         self.process: BaseProcess | None = None
         self._root = root
@@ -165,6 +171,16 @@ class WorkerHandle:
             and not self._killed
             and self.state in ("running", "retrying", "paused")
         )
+
+    def unread(self, reason: str) -> None:
+        """The disk does not give the next frame; it is asked again after a while."""
+        if self.read_error != reason:
+            logger.error(
+                "records cannot be read from the disk",
+                extra={"pump": self.lane.field, "reason": reason},
+            )
+        self.read_error = self.last_error = reason
+        self.read_at = self._clock.monotonic() + READ_PAUSE
 
     def has_room(self, queue_bytes: int) -> bool:
         """Say whether one more frame may be offered."""

@@ -417,6 +417,8 @@ class StateFile:
                 raise
             db.commit()
         except sqlite3.Error as exc:
+            if getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+                self._reuse_log()
             if is_damage(exc):
                 self._suspect()
                 raise DamagedState(
@@ -424,6 +426,14 @@ class StateFile:
                     " read"
                 ) from exc
             raise StateError(f"state file {self.path}: {exc}") from exc
+
+    def _reuse_log(self) -> None:
+        """Let the next transaction begin where the write-ahead log begins.
+
+        SQLite does that after a commit only; on a full disk there would be none.
+        """
+        with contextlib.suppress(sqlite3.Error):
+            self._connection().execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _suspect(self) -> None:
         """Let the next start look closely, whatever the size of the file."""

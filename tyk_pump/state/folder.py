@@ -89,6 +89,7 @@ class StateFolder:
         self.incarnation = incarnation
         self.previous = previous
         self._lock = lock
+        self._recorded = False
 
     @classmethod
     def open(cls, path: Path | str, name_hint: str = "") -> StateFolder:
@@ -125,17 +126,9 @@ class StateFolder:
         last_name = str(last.get("name", ""))
         name = name_hint or last_name or _made_up_name()
         previous = str(last.get("incarnation", "")) if name == last_name else ""
-        incarnation = secrets.token_hex(8)
-        try:
-            _write(path, name=name, incarnation=incarnation, pid=os.getpid())
-        except OSError as exc:
-            # A full disk must not keep records in Redis from being claimed. All that
-            # is lost is taking our streams back without waiting, at the next start.
-            log.warning(
-                "instance not recorded in the state folder",
-                extra={"reason": exc.strerror, "path": str(path)},
-            )
-        return cls(path, name, incarnation, previous, lock)
+        held = cls(path, name, secrets.token_hex(8), previous, lock)
+        held.record()
+        return held
 
     @property
     def file(self) -> Path:
@@ -150,6 +143,13 @@ class StateFolder:
     def renew(self) -> None:
         """Become a new incarnation: the lease of the present one is lost."""
         self.previous, self.incarnation = self.incarnation, secrets.token_hex(8)
+        self._recorded = False
+        self.record()
+
+    def record(self) -> None:
+        """Write down who we are, unless that stands there."""
+        if self._recorded:
+            return
         try:
             _write(
                 self.path,
@@ -158,10 +158,14 @@ class StateFolder:
                 pid=os.getpid(),
             )
         except OSError as exc:
+            # A full disk must not keep records in Redis from being claimed. All that
+            # is lost is taking our streams back without waiting, at the next start.
             log.warning(
                 "instance not recorded in the state folder",
                 extra={"reason": exc.strerror, "path": str(self.path)},
             )
+        else:
+            self._recorded = True
 
     def close(self) -> None:
         """Let go of the folder."""
