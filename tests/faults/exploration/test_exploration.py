@@ -32,25 +32,30 @@ LARGE = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_no_state_breaks_a_promise(name: str) -> None:
+def test_no_state_breaks_a_promise(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every one that can be reached, each once."""
-    walk(name, SMALL[name])
+    walk(name, SMALL[name], capsys)
 
 
 @pytest.mark.skipif(not os.environ.get("TYK_PUMP_KILLS"), reason="for make torture")
 @pytest.mark.parametrize("name", LARGE)
 @pytest.mark.timeout(3600)
-def test_no_state_breaks_a_promise_in_larger_bounds(name: str) -> None:
+def test_no_state_breaks_a_promise_in_larger_bounds(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As above, with more of everything."""
-    walk(name, LARGE[name])
+    walk(name, LARGE[name], capsys)
 
 
-def walk(name: str, bounds: Bounds) -> None:
+def walk(name: str, bounds: Bounds, capsys: pytest.CaptureFixture[str]) -> None:
     """Visit all states, and say how many there are."""
     explorer = Explorer(bounds)
     explorer.explore()
-    print(
-        f"\n{name}: {explorer.states} states, {explorer.edges} steps,"
-        f" {explorer.settled} of them at rest"
-    )
+    with capsys.disabled():
+        print(
+            f"\n{name}: {explorer.states} states, {explorer.edges} steps,"
+            f" at rest in {explorer.settled}"
+        )
     assert explorer.settled
