@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.coordinator.test_settling import FullDisk
+from tests.source.world import WallClock
 from tyk_pump import cursors
-from tyk_pump.clock import Clock
 from tyk_pump.config.root import PumpConfig, RootOptions
-from tyk_pump.coordinator import audit
+from tyk_pump.coordinator import audit, books
 from tyk_pump.coordinator.audit import Audit, Line
 from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Lane
@@ -48,6 +48,8 @@ class FakeRedis:
         self.progress: dict[str, dict[str, Progress]] = {}
         self.trimmed: dict[str, int] = {}
         self.full = False
+        self.at = 3600.0 * 5
+        """When lists are claimed."""
 
 
 class FakeSource:
@@ -98,7 +100,7 @@ class FakeSource:
             self.redis.trimmed[name] = 0
         stream = self.streams[name]
         number = f"C{stream.end:06}"
-        made = Claim("l", "msgpack", number, stream.end, length, at=3600.0 * 5)
+        made = Claim("l", "msgpack", number, stream.end, length, at=self.redis.at)
         self.redis.claims[name][number] = copy.deepcopy(made)
         stream.claims[number] = made
         stream.end = made.end
@@ -139,6 +141,7 @@ class Instance:
         self.redis, self.chance, self.name = redis, chance, name
         self.state = Disk(path / f"{name}.sqlite")
         self.lanes = {"A": 1, "B": 2}
+        self.clock = WallClock()
         self.born = 0
         self.start()
 
@@ -146,8 +149,8 @@ class Instance:
         """A new incarnation, that knows what Redis and the state file know."""
         self.born += 1
         self.source: Any = FakeSource(self.redis, f"{self.name}#{self.born}")
-        self.journal = Journal(RootOptions(), self.state, "me", Clock())
-        self.settler = Settler(self.state, self.journal, Clock())
+        self.journal = Journal(RootOptions(), self.state, "me", self.clock)
+        self.settler = Settler(self.state, self.journal, self.clock)
         self.workers = [
             WorkerHandle(
                 PumpConfig(name=pump, type="dummy", workers=lanes),
@@ -156,7 +159,7 @@ class Instance:
                 state_dir="",
                 log_format="text",
                 log_level="info",
-                clock=Clock(),
+                clock=self.clock,
             )
             for pump, lanes in self.lanes.items()
             for index in range(lanes)
@@ -307,10 +310,29 @@ def test_kills_full_disks_and_heirs_leave_it_balanced(
     redis: FakeRedis, tmp_path: Path, seed: int
 ) -> None:
     """A random life of two instances: at each step both balance."""
-    chance = random.Random(seed)
-    both = [Instance(redis, tmp_path, name, chance) for name in "xy"]
+    live(redis, tmp_path, random.Random(seed))
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_steps_of_the_clock_leave_it_balanced(
+    redis: FakeRedis, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours and weeks, to and fro, while old rows are let go of at every write."""
+    monkeypatch.setattr(books, "FOLD_SECONDS", 0.0)
+    live(redis, tmp_path, random.Random(seed), steps=True)
+
+
+def live(
+    redis: FakeRedis, folder: Path, chance: random.Random, *, steps: bool = False
+) -> None:
+    """Live at random, also with steps of the clock; at the end all is settled."""
+    both = [Instance(redis, folder, name, chance) for name in "xy"]
     for _ in range(40):
         one = chance.choice(both)
+        if steps and chance.random() < 0.4:
+            hours = chance.choice([0.5, 2, 26, 24 * 40])
+            one.clock.step += 3600 * hours * chance.choice([-1, 1])
+            redis.at = one.clock.now()
         match chance.randrange(9):
             case 0 | 1:
                 one.round(claims=chance.randint(0, 3))

@@ -247,6 +247,46 @@ def test_frozen_at_any_step(redis_server: RedisServer, sent: bool, rest: bool) -
     steps(run)
 
 
+def test_a_list_whose_intent_redis_has_forgotten_is_found(
+    redis_server: RedisServer,
+) -> None:
+    """Redis comes back without the intent, and then the list is renamed."""
+    fresh(redis_server)
+    consumer, book = Consumer(), Book()
+
+    def forget(go: Callable[..., Any], commands: Sequence[Any]) -> Any:
+        client = redis_server.client()
+        for key in client.scan_iter("*tyk-pump:stream:*"):
+            fields: list[Any] = client.hkeys(key)
+            client.hdel(key, *[f for f in fields if f.startswith(b"claim:")])
+        client.close()
+        return go()
+
+    def run(at: int) -> FaultyLink:
+        with linked(redis_server, at, forget) as link:
+            source = make_source(link, book=book)
+            source.start()
+            with contextlib.suppress(LeaseLost):
+                source.round()
+        return link
+
+    link = run(0)
+    (first, *_) = [
+        number
+        for number, commands in enumerate(link.log, 1)
+        if commands[0][0] == "RENAMENX"
+    ]
+    fresh(redis_server)
+    book.fields.clear()
+    run(first)
+    with linked(redis_server) as after:
+        end_leases(redis_server)
+        heir = make_source(after, incarnation="2", previous="1", book=book)
+        finish(heir, consumer)
+    assert sorted(consumer.records) == sorted(FIRST + THIRD)
+    assert_clean(redis_server, first)
+
+
 def test_a_stream_is_not_left_alone_when_its_adoption_is_unanswered(
     redis_server: RedisServer,
 ) -> None:

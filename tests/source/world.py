@@ -35,6 +35,16 @@ class FakeClock(Clock):
         return super().monotonic() + self.ahead
 
 
+class WallClock(Clock):
+    """A clock whose wall time a test can set, as operators and NTP do."""
+
+    def __init__(self) -> None:
+        self.step = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.step
+
+
 class Book:
     """A FieldBook in memory: it outlives its process as the state file does."""
 

@@ -565,6 +565,10 @@ class Source:
             [("HGET", key, field), ("HGET", self._keys.streams, stream.id)]
         )
         if not noted and found != old and found != fields[field]:
+            if found is None:
+                # Its adopter is done with it, and the list has another name; or Redis
+                # came back without it, and nobody else would know the list.
+                self._leave_to_others(stream, name, intent)
             raise LeaseLost(f"stream {stream.id} has another owner")
         if not noted and found == old:
             (probe,) = self._link.execute([("SET", VERSION_KEY, __version__)])

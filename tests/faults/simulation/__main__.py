@@ -23,12 +23,13 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first")
     parser.add_argument("--seconds", type=float, default=0, help="stop after so long")
     parser.add_argument("--go-on", action="store_true", help="also after a failure")
+    parser.add_argument("--always", default="", help="a kind of trouble to have often")
     parser.add_argument("--lines", type=int, default=TRACE_LINES, help="of the trace")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     instance.install()
     if options.seed is not None:
-        return _show(options.seed, options.lines)
+        return _show(options.seed, options)
     return _many(options)
 
 
@@ -40,7 +41,7 @@ def _many(options: argparse.Namespace) -> int:
     played = steps = records = 0
     world = 0.0
     for seed in range(options.first, options.first + options.seeds):
-        verdict = play(seed)
+        verdict = play(seed, always=options.always)
         played, steps = played + 1, steps + verdict.steps
         records, world = records + verdict.records, world + verdict.seconds
         if verdict.broken:
@@ -59,14 +60,14 @@ def _many(options: argparse.Namespace) -> int:
         f" {len(failed)} broken"
     )
     if failed and not options.go_on:
-        _show(failed[0].seed, options.lines)
+        _show(failed[0].seed, options)
     return 1 if failed else 0
 
 
-def _show(seed: int, lines: int) -> int:
+def _show(seed: int, options: argparse.Namespace) -> int:
     """Play a seed again and print how it came to its end."""
     trace: list[str] = []
-    verdict = play(seed, trace.append)
+    verdict, lines = play(seed, trace.append, options.always), options.lines
     if len(trace) > lines:
         print(f"... {len(trace) - lines} lines before; see --lines")
     print("\n".join(trace[-lines:]))

@@ -60,7 +60,9 @@ class Happening(msgspec.Struct, order=True):
 class Plan:
     """One history's settings; `calm` ends all trouble."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, always: str = "") -> None:
+        self.always = always
+        """A kind of trouble that no history is without, and often."""
         self.duration = rng.uniform(3.0, 8.0)
         self.instances = rng.choice((1, 1, 2, 2, 3))
         self.journal = rng.choice(JOURNALS)
@@ -132,6 +134,11 @@ class Plan:
         for kind in self.kinds:
             for _ in range(rng.randrange(1, 4)):
                 found.append(Happening(rng.uniform(0.2, self.duration), kind))
+        if self.always:
+            found += [
+                Happening(rng.uniform(0.2, self.duration), self.always)
+                for _ in range(6)
+            ]
         return sorted(found)
 
     def fate(self, pump: str, number: int, rng: random.Random) -> None:
