@@ -165,3 +165,48 @@ def test_a_start_on_a_sick_disk_waits_for_it(
         assert daemon.stop() == 0
     assert daemon.tail().count("cannot be used yet") == 2  # once in each life
     assert settled(client)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_killed_one_comes_back_on_a_sick_disk(
+    tmp_path: Path, make_redis: Callable[..., Any], disk: Disk, trouble: str
+) -> None:
+    """What the disk holds waits there; on a full one claiming goes on meanwhile.
+
+    A disk becomes read-only by `mount` between two lives only: the kernel refuses that
+    while a file is open for writing (and an error of the device is one of the disk).
+    """
+    server = make_redis()
+    client = server.client()
+    daemon = make(tmp_path, server.port, disk)
+    pushed = names("a", 300)
+    with daemon:
+        daemon.start()
+        push(client, pushed)
+        wait_names(tmp_path / "healthy", pushed, daemon)
+        wait_for("the disk", lambda: in_claims(client) == 0)
+        daemon.kill()
+        late = names("b", 300)
+        push(client, late)
+        pushed += late
+        if trouble == "full":
+            disk.fill()
+            daemon.start()
+            wait_names(tmp_path / "healthy", pushed, daemon)
+            disk.make_room()
+        else:
+            disk.protect(on=True)
+            daemon.start()
+            wait_for("the reason", lambda: "Read-only" in daemon.get("/ready")[1])
+            disk.protect(on=False)
+        (tmp_path / "blocked").unlink()
+        daemon.wait_ready()
+        for place in ("healthy", "blocked"):
+            wait_names(tmp_path / place, pushed, daemon)
+        assert daemon.stop() == 0
+    for place in ("healthy", "blocked"):
+        assert_exactly_once(tmp_path / place, pushed)
+    assert settled(client)
+    audit = daemon.command("audit")
+    assert audit.returncode == 0, audit.stdout + audit.stderr
