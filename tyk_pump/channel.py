@@ -45,22 +45,18 @@ def encode_frame(
     first: int,
     ids: Sequence[str] | None,
     raws: Sequence[bytes],
-    scope: str = "",
 ) -> bytes:
-    """Encode one window; done once, whatever the number of pumps.
-
-    `scope` sets its watermarks apart from those of the rest of the stream.
-    """
-    packed: bytes = msgpack.packb([stream, list_name, codec, first, ids, raws, scope])
+    """Encode one window; done once, whatever the number of pumps."""
+    packed: bytes = msgpack.packb([stream, list_name, codec, first, ids, raws])
     return packed
 
 
 def decode_frame(
     data: bytes,
-) -> tuple[str, str, str, int, list[str] | None, list[bytes], str]:
-    """Return stream, list, codec, first position, ids, raw records and scope."""
-    stream, list_name, codec, first, ids, raws, scope = msgpack.unpackb(data)
-    return stream, list_name, codec, first, ids, raws, scope
+) -> tuple[str, str, str, int, list[str] | None, list[bytes]]:
+    """Return stream, list, codec, first position, ids and the raw records."""
+    stream, list_name, codec, first, ids, raws = msgpack.unpackb(data)
+    return stream, list_name, codec, first, ids, raws
 
 
 class CoordinatorGone(Exception):

@@ -155,7 +155,7 @@ def ids(file: StateFile, replay: str) -> list[str]:
             (replay,),
         ).fetchall()
     for first, data in rows:
-        stream, _, _, position, names, records, _ = channel.decode_frame(data)
+        stream, _, _, position, names, records = channel.decode_frame(data)
         assert (stream, position, first) == (replay, len(found), len(found))
         assert names is not None and len(names) == len(records)
         found += names

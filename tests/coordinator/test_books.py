@@ -149,7 +149,7 @@ class Instance:
         """A new incarnation, that knows what Redis and the state file know."""
         self.born += 1
         self.source: Any = FakeSource(self.redis, f"{self.name}#{self.born}")
-        self.journal = Journal(RootOptions(), self.state, "me", self.clock)
+        self.journal = Journal(RootOptions(), self.state, self.clock)
         self.settler = Settler(self.state, self.journal, self.clock)
         self.workers = [
             WorkerHandle(

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from tests.source.world import FakeClock
-from tyk_pump import channel
+from tyk_pump import channel, cursors
 from tyk_pump.config.root import JournalOptions, RootOptions
-from tyk_pump.coordinator import lanes
 from tyk_pump.coordinator.books import Books
 from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Lane, Span
@@ -71,7 +70,7 @@ def make(state: StateFile, **options: Any) -> tuple[Journal, Windows]:
     root = RootOptions(
         journal=JournalOptions(**{"type": "disk", **options}), window_records=10
     )
-    journal = Journal(root, state, "me", FakeClock())
+    journal = Journal(root, state, FakeClock())
     return journal, Windows(root, journal.frame)
 
 
@@ -184,34 +183,6 @@ def test_who_was_frozen_copies_nothing(state: StateFile) -> None:
     assert not journal.parts
 
 
-@pytest.mark.parametrize(
-    ("held", "holders", "gone", "divided"),
-    [
-        (True, [], False, False),
-        (True, ["me"], False, False),
-        (True, ["other"], False, True),
-        (False, [], False, True),
-        (False, [], True, False),
-    ],
-)
-def test_watermarks_are_apart_where_others_may_have_moved_them(
-    state: StateFile, held: bool, holders: list[str], gone: bool, divided: bool
-) -> None:
-    """After a start: what the rest of the stream has been through decides."""
-    source: Any = Redis(30, P=0)
-    journal, windows = make(state)
-    copy_all(journal, windows, source)
-    if gone:
-        journal.leaving(STREAM)
-    journal, windows = make(state)
-    source.stream.holders = frozenset(holders)
-    journal.compare(source.streams if held else {}, "me")
-    frame = windows.frame(source, Span(STREAM, 0, 30))
-    assert frame is not None
-    assert channel.decode_frame(frame.data)[6] == ("@me" if divided else "")
-    assert make(state)[0].parts[STREAM].scope == ("@me" if divided else "")
-
-
 def test_settled_parts_leave_nothing(state: StateFile) -> None:
     """Cursors are written, frames go, and at last the part."""
     source: Any = Redis(30, P=0)
@@ -284,7 +255,6 @@ def test_what_others_had_meanwhile_is_a_gap_and_not_lost(state: StateFile) -> No
     source: Any = Redis(30, P=0)
     journal, windows = make(state)
     copy_all(journal, windows, source)
-    journal.lost()
     back: Any = Redis(30, 20, 10, P=50)
     del back.stream.claims["C0"], back.stream.claims["C1"]
     copy_all(journal, windows, back)
@@ -296,7 +266,6 @@ def test_what_others_had_meanwhile_is_a_gap_and_not_lost(state: StateFile) -> No
     assert (frame.first, frame.end, frame.data, frame.lost) == (30, 50, b"", False)
     frame = windows.frame(back, Span(STREAM, 50, 60))
     assert frame is not None and names(frame)[0] == b"r50"
-    assert channel.decode_frame(frame.data)[6] == "@me"
 
 
 def test_a_row_that_is_missing_is_a_loss(state: StateFile) -> None:
@@ -315,7 +284,7 @@ def test_a_lane_without_a_part_of_the_rest_stays_ahead_in_redis(
     state: StateFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has nothing of its own in what is left on the disk, and went on."""
-    monkeypatch.setattr(lanes, "BLOCK", 5)
+    monkeypatch.setattr(cursors, "BLOCK", 5)
     source: Any = Redis(10, 10, **{"P/0:2": 0, "P/1:2": 0})
     journal, windows = make(state, max_bytes=1)
     copy_all(journal, windows, source)
@@ -351,7 +320,7 @@ def test_a_row_waits_for_the_part_on_the_disk(
     state: StateFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lane that owns nothing of the rest is past the claim in Redis, not here."""
-    monkeypatch.setattr(lanes, "BLOCK", 5)
+    monkeypatch.setattr(cursors, "BLOCK", 5)
     source: Any = Redis(10, **{"P/0:2": 0, "P/1:2": 0})
     journal, windows = make(state, max_bytes=1)
     windows.root = RootOptions(window_records=5)

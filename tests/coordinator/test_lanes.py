@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tyk_pump.coordinator.lanes import BLOCK, Lane, add
+from tyk_pump.coordinator.lanes import Lane, add
+from tyk_pump.cursors import BLOCK
 from tyk_pump.source.claims import Counts, Progress, Stream
 
 

@@ -53,7 +53,7 @@ class World:
         self.replays.offer(self.worker, self.windows)
         if len(self.frames) == before:
             return []
-        _, _, _, first, ids, records, _ = channel.decode_frame(self.frames[-1])
+        _, _, _, first, ids, records = channel.decode_frame(self.frames[-1])
         numbers = [int(raw) for raw in records]
         assert numbers[0] == first and ids == [f"S:{n}" for n in numbers]
         return numbers

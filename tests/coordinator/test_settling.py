@@ -58,7 +58,7 @@ def handle(fault: str = "", index: int = 0, lanes: int = 1) -> WorkerHandle:
 
 def journal(state: StateFile) -> Journal:
     """Return a journal of claims only."""
-    return Journal(RootOptions(), state, "me", Clock())
+    return Journal(RootOptions(), state, Clock())
 
 
 def running(worker: WorkerHandle) -> list[bytes]:

@@ -71,9 +71,6 @@ class NoDisk:
     def kept(self, stream: str) -> int:
         return 0
 
-    def leaving(self, stream: str) -> None:
-        pass
-
 
 class FaultyLink(Link):
     """A link on which something happens at the n-th exchange with Redis."""

@@ -47,12 +47,7 @@ def test_frames_come_back_with_cursors_and_claims(store: FrameStore) -> None:
     store.append([frame(0, 50), frame(50, 100)], {STREAM: {"P": b"1", "Q": b"2"}})
     store.append([frame(100, 120)], {STREAM: {"P": b"3"}})
     (part,) = store.parts()
-    assert (part.stream, part.kept, part.gone, part.divided) == (
-        STREAM,
-        120,
-        False,
-        False,
-    )
+    assert (part.stream, part.kept) == (STREAM, 120)
     assert part.cursors == {"P": b"3", "Q": b"2"}
     assert [(c.name, c.first, c.end) for c in part.claims] == [
         ("C0", 0, 100),
@@ -128,16 +123,6 @@ def test_settled_frames_go_when_their_time_has_passed(store: FrameStore) -> None
     store.drop_parts([STREAM])
     assert store.parts() == []
     assert store.prune({}, before=100.0) == (4, 400)
-
-
-def test_marks_stay(store: FrameStore) -> None:
-    """That a stream was finished or divided is never forgotten."""
-    store.append([frame(0, 10)], {})
-    store.mark([STREAM], gone=True)
-    store.mark([STREAM], divided=True)
-    store.append([frame(10, 20)], {})
-    (part,) = store.parts()
-    assert part.gone and part.divided and part.kept == 20
 
 
 def test_the_file_shrinks_once_much_of_it_is_free(

@@ -12,7 +12,6 @@ from typing import Any, Final
 from tyk_pump import cursors
 from tyk_pump.config.load import Config
 from tyk_pump.config.root import split_address
-from tyk_pump.coordinator.lanes import BLOCK
 from tyk_pump.coordinator.statsd_sink import Sink
 from tyk_pump.coordinator.supervisor import WorkerHandle
 from tyk_pump.pumps import DISPLAY_NAMES
@@ -107,8 +106,8 @@ class _Counted:
         """Yield what of these positions nobody has counted, and take it as counted."""
         marks = self._marks.setdefault(stream, {})
         while first < end:
-            block = first // BLOCK
-            stop = min(end, (block + 1) * BLOCK)
+            block = first // cursors.BLOCK
+            stop = min(end, (block + 1) * cursors.BLOCK)
             mark = marks.get(block, first)
             if stop > mark:
                 marks[block] = stop
@@ -117,7 +116,7 @@ class _Counted:
 
     def forget(self, streams: Sequence[Stream]) -> None:
         """Drop what every pump has passed."""
-        trimmed = {stream.id: stream.trimmed // BLOCK for stream in streams}
+        trimmed = {stream.id: stream.trimmed // cursors.BLOCK for stream in streams}
         self._marks = {
             name: {b: mark for b, mark in marks.items() if b >= trimmed[name]}
             for name, marks in self._marks.items()

@@ -50,12 +50,8 @@ WITHOUT_LIMIT: Final = 1 << 30
 class Journal:
     """Copies windows to the disk that should not wait in Redis, and gives them out."""
 
-    def __init__(
-        self, root: RootOptions, state: StateFile, name: str, clock: Clock
-    ) -> None:
+    def __init__(self, root: RootOptions, state: StateFile, clock: Clock) -> None:
         self.root = root
-        self.scope = f"@{name}"
-        """Ends the cursors of divided parts: other instances may have some, too."""
         self.parts: dict[str, Stream] = {}
         self.frames = 0
         self.bytes = 0
@@ -70,7 +66,6 @@ class Journal:
         self._store = disk.FrameStore(state)
         self._clock = clock
         self._kept: dict[str, int] = {}
-        self._gone: set[str] = set()
         self._moved: set[tuple[str, str]] = set()
         self._disk_at = 0.0
         self._prune_at = 0.0
@@ -92,9 +87,6 @@ class Journal:
             stream.trimmed = min(
                 (p.position for p in stream.progress.values()), default=part.kept
             )
-            stream.scope = self.scope if part.divided else ""
-            if part.gone:
-                self._gone.add(part.stream)
             self.parts[part.stream] = stream
         self.frames, self.bytes = self._store.size()
 
@@ -116,39 +108,6 @@ class Journal:
     def kept(self, stream: str) -> int:
         """Return the position up to which a stream was copied."""
         return self._kept.get(stream, 0)
-
-    def leaving(self, stream: str) -> None:
-        """A stream is finished in Redis, by us: nobody else will deliver any of it."""
-        if stream in self._kept and stream not in self._gone:
-            self._store.mark([stream], gone=True)
-            self._gone.add(stream)
-
-    # Owners
-
-    def compare(self, held: Mapping[str, Stream], name: str) -> None:
-        """After a start: see whose hands the rest of each stream has been in."""
-        self._divide(
-            part.id
-            for part in self.parts.values()
-            if part.id not in self._gone
-            and (part.id not in held or held[part.id].holders - {name})
-        )
-
-    def lost(self) -> None:
-        """Another instance may hold our streams from here on; our parts stay ours."""
-        self._divide(part for part in self.parts if part not in self._gone)
-
-    def _divide(self, streams: Iterable[str]) -> None:
-        """Let remaining parts have watermarks of their own."""
-        divided = [one for one in streams if not self.parts[one].scope]
-        for one in divided:
-            self.parts[one].scope = self.scope
-        if divided:
-            try:
-                self._store.mark(divided, divided=True)
-            except StateError as exc:
-                # At the next start it is found out again.
-                logger.error("state file refuses a note", extra={"reason": str(exc)})
 
     # From Redis to the disk
 
@@ -346,13 +305,11 @@ class Journal:
         end = min(found.end, span.end)
         if not found.data:  # lost already when it was to be copied, or set aside
             return Frame(span.first, end, b"", lost=found.codec != disk.GAP)
-        if (found.first, found.end) == (span.first, end) and not part.scope:
+        if (found.first, found.end) == (span.first, end):
             return Frame(span.first, end, found.data)
-        stream, name, codec, first, _, records, _ = channel.decode_frame(found.data)
+        stream, name, codec, first, _, records = channel.decode_frame(found.data)
         chosen = records[span.first - first : end - first]
-        data = channel.encode_frame(
-            stream, name, codec, span.first, None, chosen, part.scope
-        )
+        data = channel.encode_frame(stream, name, codec, span.first, None, chosen)
         return Frame(span.first, end, data)
 
     def read(self, stream: str, position: int) -> Window:
@@ -362,7 +319,7 @@ class Journal:
         if frame is None or not frame.data:
             window.lost = 1
             return window
-        _, window.list, window.codec, _, _, window.records, _ = channel.decode_frame(
+        _, window.list, window.codec, _, _, window.records = channel.decode_frame(
             frame.data
         )
         return window
@@ -450,7 +407,6 @@ class Journal:
             for name in done:
                 del self.parts[name]
                 self._kept.pop(name, None)
-                self._gone.discard(name)
             count, freed = self._store.prune(
                 {part.id: part.trimmed for part in self.parts.values()},
                 before=self._clock.now() - keep,

@@ -15,7 +15,6 @@ import msgspec
 from tyk_pump import cursors
 from tyk_pump.source.claims import Counts, Progress, Stream
 
-BLOCK = 1000
 DEATHS_BEFORE_SPLIT = 2
 
 
@@ -61,11 +60,7 @@ class Lane:
 
     def own(self, position: int) -> int:
         """Return the first position at or behind this one that is the lane's own."""
-        if self.lanes == 1:
-            return position
-        block = position // BLOCK
-        away = (self.index - block) % self.lanes
-        return position if away == 0 else (block + away) * BLOCK
+        return cursors.own(position, self.index, self.lanes)
 
     def share(self, first: int, end: int) -> int:
         """Return how many positions from `first` to `end` are the lane's own."""
@@ -74,8 +69,10 @@ class Lane:
         return self._own_below(end) - self._own_below(first)
 
     def _own_below(self, position: int) -> int:
-        rounds, rest = divmod(position, BLOCK * self.lanes)
-        return rounds * BLOCK + min(max(rest - self.index * BLOCK, 0), BLOCK)
+        rounds, rest = divmod(position, cursors.BLOCK * self.lanes)
+        return rounds * cursors.BLOCK + min(
+            max(rest - self.index * cursors.BLOCK, 0), cursors.BLOCK
+        )
 
     def settled(self, stream: Stream) -> int:
         """Return the position up to which this lane leaves nothing to settle."""
@@ -96,7 +93,7 @@ class Lane:
                 continue
             end = stream.end
             if self.lanes > 1:
-                end = min(end, (first // BLOCK + 1) * BLOCK)
+                end = min(end, (first // cursors.BLOCK + 1) * cursors.BLOCK)
             if self.suspect is not None and self.suspect.stream == stream.id:
                 end = min(end, first + self._suspect_size())
             return Span(stream.id, first, end)

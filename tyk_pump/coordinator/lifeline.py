@@ -141,7 +141,6 @@ class Lifeline:
                 raise
             raise SourceError(str(exc)) from exc
         self._rival_since = 0.0
-        self._journal.compare(source.streams, self._folder.name)
         self._started = True
         self._on_lease(source.lease_end)
         self._memory_next = 0.0

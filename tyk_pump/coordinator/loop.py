@@ -85,7 +85,7 @@ class Coordinator:
         self._environ = environ
         self._stats = stats
         self._started = self.clock.now()
-        self._journal = Journal(config.root, state, folder.name, self.clock)
+        self._journal = Journal(config.root, state, self.clock)
         self._lifeline = Lifeline(
             config.root,
             folder,
@@ -301,7 +301,6 @@ class Coordinator:
 
     def _drop_everything(self) -> None:
         self._drop(self.workers)
-        self._journal.lost()
         self._windows.clear()
         self._settler.forget()
 

@@ -108,12 +108,12 @@ class CsvPump:
         rows = [self._row(record) for record in batch.records]
         if not rows:
             return
-        key = f"{batch.stream} {batch.cursor or batch.lane}"
+        key = f"{batch.stream} {batch.watermark}"
         positions = batch.positions
         try:
             with self._folder.locked():
-                mark = self._folder.mark(key)
-                new = [r for r, at in zip(rows, positions, strict=True) if at >= mark]
+                fresh = batch.fresh(self._folder.marks(f"{batch.stream} "))
+                new = [rows[index] for index in fresh]
                 if new:
                     self._append(new, key, positions[-1] + 1)
         except OSError as exc:

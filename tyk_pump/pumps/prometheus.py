@@ -7,7 +7,6 @@ import os
 import re
 import sqlite3
 import threading
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -385,9 +384,17 @@ class PrometheusPump:
 
     def write(self, batch: Batch) -> None:
         """Count the records that are not counted yet."""
-        key = f"{batch.stream} {batch.cursor or batch.lane}"
-        first = bisect_left(batch.positions, self._marks.get(key, 0))
-        records = batch.records[first:] if first else batch.records
+        prefix = f"{batch.stream} "
+        key = prefix + batch.watermark
+        marks = {
+            name[len(prefix) :]: position
+            for name, position in self._marks.items()
+            if name.startswith(prefix)
+        }
+        fresh = batch.fresh(marks)
+        records = batch.records
+        if len(fresh) < len(records):
+            records = [records[index] for index in fresh]
         if records:
             with self._counting:
                 self._count(records)

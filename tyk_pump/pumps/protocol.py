@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import msgspec
 
+from tyk_pump import cursors
 from tyk_pump.record.analytics import AnalyticsRecord
 
 
@@ -26,14 +27,28 @@ class Batch(msgspec.Struct):
     ids: Sequence[str] | None = None
     """The original record ids of a replay; None where `stream:position` is the id."""
     cursor: str = ""
-    """Whose progress this is: the pump's name, with its lane where it has several.
-    With the stream it is the key of a watermark."""
+    """Whose progress this is: the pump's name, with its lane where it has several."""
+    start: int = 0
+    """Where the run of batches began that this one goes on with, in the stream.
+    Stream, cursor and start are the key of a watermark, see `tyk_pump.cursors`."""
     left_out: int = 0
     """Set by `write`: so many of the records have no place in this back end. They are
     settled, and counted as filtered, not as delivered; none of them is pending."""
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def watermark(self) -> str:
+        """Name of this batch's watermark in its stream."""
+        return cursors.watermark(self.cursor or str(self.lane), self.start)
+
+    def fresh(self, marks: Mapping[str, int]) -> Sequence[int]:
+        """Return the indexes of the records that a store does not hold yet.
+
+        `marks` are the stream's watermarks by name, as far as the store has them.
+        """
+        return cursors.fresh(self.positions, self.cursor or str(self.lane), marks)
 
     def record_id(self, index: int) -> str:
         """Return the id of a record, the same after every retry and adoption."""
@@ -51,6 +66,7 @@ class Batch(msgspec.Struct):
             records=[self.records[i] for i in indexes],
             ids=None if self.ids is None else [self.ids[i] for i in indexes],
             cursor=self.cursor,
+            start=self.start,
         )
 
 

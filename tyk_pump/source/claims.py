@@ -77,9 +77,6 @@ class Shelf(Protocol):
     def kept(self, stream: str) -> int:
         """Return the position up to which the stream was copied to our disk."""
 
-    def leaving(self, stream: str) -> None:
-        """The stream is about to be removed from Redis, by us, as finished there."""
-
 
 class Claim(msgspec.Struct, array_like=True):
     """One claimed list, or a part of one: positions `base` to `base + length`.
@@ -153,8 +150,6 @@ class Stream(msgspec.Struct):
     """Names of the instances that have adopted it, as far as they wrote it down."""
     disk: bool = False
     """True for a stream's part in the state file: its claims have no keys in Redis."""
-    scope: str = ""
-    """What sets the watermarks of such a part apart from those of its stream."""
 
     def find(self, position: int) -> tuple[str, Claim] | None:
         """Return the first claim, with its name, that ends behind a position.
@@ -1033,10 +1028,6 @@ class Source:
             if not stream.own:
                 self._keep(self._load(stream.id))
             return
-        try:
-            self._shelf.leaving(stream.id)
-        except StateError as exc:
-            raise SourceError(str(exc)) from exc
         # The hash goes first: a stream without one is removed by its next adopter.
         # Only these fields: one that is written just now keeps the hash alive.
         if fields:

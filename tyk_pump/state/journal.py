@@ -57,8 +57,6 @@ TABLES: Final = (
     """CREATE TABLE parts (
         stream TEXT PRIMARY KEY,
         kept INTEGER NOT NULL,
-        gone INTEGER NOT NULL DEFAULT 0,
-        divided INTEGER NOT NULL DEFAULT 0,
         digest INTEGER NOT NULL
     ) WITHOUT ROWID""",
     """CREATE TABLE part_cursors (
@@ -105,10 +103,6 @@ class Part(msgspec.Struct, kw_only=True):
     stream: str
     kept: int
     """Position behind its last frame; what follows is in Redis."""
-    gone: bool
-    """True when we have finished it in Redis: nobody else delivers any of it."""
-    divided: bool
-    """True when another instance has held the stream in Redis."""
     cursors: dict[str, bytes]
     """Cursor name -> Progress, packed."""
     claims: Sequence[KeptClaim] = ()
@@ -135,19 +129,11 @@ class FrameStore:
         """Return all parts, the oldest first."""
         with self._file.transaction(write=False) as db:
             parts = {
-                stream: Part(
-                    stream=stream,
-                    kept=kept,
-                    gone=bool(gone),
-                    divided=bool(divided),
-                    cursors={},
-                    claims=[],
+                stream: Part(stream=stream, kept=kept, cursors={}, claims=[])
+                for stream, kept, digest in db.execute(
+                    "SELECT stream, kept, digest FROM parts ORDER BY stream"
                 )
-                for stream, kept, gone, divided, digest in db.execute(
-                    """SELECT stream, kept, gone, divided, digest FROM parts
-                    ORDER BY stream"""
-                )
-                if self._whole(digest, part_sum(stream, kept, gone, divided))
+                if self._whole(digest, part_sum(stream, kept))
             }
             for stream, cursor, value, digest in db.execute(
                 "SELECT stream, cursor, value, digest FROM part_cursors"
@@ -279,14 +265,6 @@ class FrameStore:
         with self._file.transaction() as db:
             db.execute("DELETE FROM part_cursors WHERE cursor = ?", (cursor,))
 
-    def mark(
-        self, streams: Iterable[str], *, gone: bool = False, divided: bool = False
-    ) -> None:
-        """Note what became of streams in Redis; a mark is never taken back."""
-        with self._file.transaction() as db:
-            for stream in streams:
-                _put_part(db, stream, gone=gone, divided=divided)
-
     def set_aside(self, stream: str, first: int, reason: str, now: float) -> None:
         """Move a damaged frame out of the way; a person may look at it."""
         with self._file.transaction() as db:
@@ -368,26 +346,13 @@ def _find(db: sqlite3.Connection, stream: str, position: int) -> Any:
     ).fetchone()
 
 
-def _put_part(
-    db: sqlite3.Connection,
-    stream: str,
-    *,
-    kept: int | None = None,
-    gone: bool = False,
-    divided: bool = False,
-) -> None:
-    """Raise what is known of a part; only a position makes a new one."""
-    row = db.execute(
-        "SELECT kept, gone, divided FROM parts WHERE stream = ?", (stream,)
-    ).fetchone()
-    if row is None and kept is None:
-        return
-    before = row or (0, 0, 0)
-    values = (max(before[0], kept or 0), before[1] | gone, before[2] | divided)
+def _put_part(db: sqlite3.Connection, stream: str, *, kept: int) -> None:
+    """Raise the position up to which a stream is on the disk."""
+    row = db.execute("SELECT kept FROM parts WHERE stream = ?", (stream,)).fetchone()
+    end = max(row[0] if row else 0, kept)
     db.execute(
-        """INSERT OR REPLACE INTO parts (stream, kept, gone, divided, digest)
-        VALUES (?, ?, ?, ?, ?)""",
-        (stream, *values, part_sum(stream, *values)),
+        "INSERT OR REPLACE INTO parts (stream, kept, digest) VALUES (?, ?, ?)",
+        (stream, end, part_sum(stream, end)),
     )
 
 
@@ -410,9 +375,9 @@ def check_sum(stream: str, first: int, data: bytes) -> int:
     return zlib.crc32(data, zlib.crc32(f"{stream}:{first}".encode()))
 
 
-def part_sum(stream: str, kept: int, gone: int, divided: int) -> int:
+def part_sum(stream: str, kept: int) -> int:
     """Return the check sum of a part's row."""
-    return zlib.crc32(f"part {stream} {kept} {int(gone)} {int(divided)}".encode())
+    return zlib.crc32(f"part {stream} {kept}".encode())
 
 
 def cursor_sum(stream: str, cursor: str, value: bytes) -> int:

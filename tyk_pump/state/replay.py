@@ -284,7 +284,7 @@ class ReplayStore:
                 raise Damaged(position, end, f"{exc}") from exc
         if not isinstance(data, bytes) or check_sum(stream, first, data) != digest:
             raise Damaged(position, end, "its check sum is wrong")
-        _, list_name, codec, _, ids, records, _ = channel.decode_frame(data)
+        _, list_name, codec, _, ids, records = channel.decode_frame(data)
         part = slice(position - first, position - first + limit if limit else None)
         return ReplayFrame(
             stream=stream,

@@ -187,7 +187,7 @@ def _look_at(db: sqlite3.Connection, name: str, columns: Sequence[_Column]) -> s
     for _ in db.execute(f"SELECT {', '.join(small)} FROM {name}"):
         pass
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
-        "parts": ("stream, kept, gone, divided, digest", _part_fits),
+        "parts": ("stream, kept, digest", _part_fits),
         "part_cursors": ("stream, cursor, value, digest", _cursor_fits),
         "stream_fields": ("stream, field, value", _field_fits),
     }
@@ -199,8 +199,8 @@ def _look_at(db: sqlite3.Connection, name: str, columns: Sequence[_Column]) -> s
     return ""
 
 
-def _part_fits(stream: str, kept: int, gone: int, divided: int, digest: int) -> bool:
-    return journal.part_sum(stream, kept, gone, divided) == digest
+def _part_fits(stream: str, kept: int, digest: int) -> bool:
+    return journal.part_sum(stream, kept) == digest
 
 
 def _cursor_fits(stream: str, cursor: str, value: bytes, digest: int) -> bool:
@@ -476,7 +476,7 @@ class _Salvage:
     def _fits(self, name: str, row: Mapping[str, Any]) -> bool:
         match name:
             case "parts":
-                return _part_fits(**_some(row, "stream kept gone divided digest"))
+                return _part_fits(**_some(row, "stream kept digest"))
             case "part_cursors":
                 return _cursor_fits(**_some(row, "stream cursor value digest"))
             case "stream_fields":
@@ -499,9 +499,7 @@ class _Salvage:
         good = journal.check_sum(stream, first, data) == row["digest"]
         if good and data:
             try:
-                _, row["list"], row["codec"], _, _, records, _ = channel.decode_frame(
-                    data
-                )
+                _, row["list"], row["codec"], _, _, records = channel.decode_frame(data)
                 row["end"] = first + len(records)
             except (CodecError, msgspec.MsgspecError, ValueError):
                 good = False
@@ -534,15 +532,13 @@ class _Salvage:
         ends = db.execute("SELECT stream, max(end) FROM frames GROUP BY stream")
         for stream, end in ends.fetchall():
             row = db.execute(
-                "SELECT kept, gone, divided FROM parts WHERE stream = ?", (stream,)
+                "SELECT kept FROM parts WHERE stream = ?", (stream,)
             ).fetchone()
             if row is None and "parts" in self._whole:
                 continue  # settled, and kept for a replay
-            # Others may have gone on with its watermarks: it gets its own.
-            kept, gone, divided = row or (0, 0, 1)
-            values = (stream, max(kept, end), gone, divided)
+            values = (stream, max(row[0] if row else 0, end))
             db.execute(
-                "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO parts VALUES (?, ?, ?)",
                 (*values, journal.part_sum(*values)),
             )
 

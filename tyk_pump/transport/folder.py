@@ -74,9 +74,16 @@ class OnceFolder:
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
-    def mark(self, key: str) -> int:
-        """Return the position up to which the folder holds a key's records."""
-        return self._marks.get(key, (0, 0.0))[0]
+    def marks(self, prefix: str) -> dict[str, int]:
+        """Return the positions up to which the folder holds the records of keys.
+
+        Of keys with this beginning, by the rest of their names.
+        """
+        return {
+            key[len(prefix) :]: position
+            for key, (position, _) in self._marks.items()
+            if key.startswith(prefix)
+        }
 
     def append(self, fd: int, file: str, data: bytes, key: str, position: int) -> None:
         """Append to an open file of the folder and move the key's watermark."""

@@ -18,7 +18,6 @@ each attempt, and so are the marks that it meets.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import hashlib
 import logging
@@ -31,6 +30,7 @@ import msgspec
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
+from tyk_pump import cursors
 from tyk_pump.aggregate import dimensions
 from tyk_pump.aggregate.aggregator import Aggregator
 from tyk_pump.aggregate.buckets import Buckets
@@ -148,6 +148,8 @@ class _Known(msgspec.Struct):
     id: Any
     mark: int | None
     """Of our stream and cursor."""
+    others: Mapping[str, int]
+    """Marks of those who had or have the stream beside us, by name."""
     window: int | None
     """Minutes; None where the reference has made it."""
     full: bool = False
@@ -179,7 +181,20 @@ class _Task(msgspec.Struct):
     @property
     def mark(self) -> str:
         """Return the name of our mark."""
-        return bson_name(clean(f"{self.batch.stream} {self.batch.cursor}"))
+        return self._mark_of(self.batch.watermark)
+
+    def fresh(self, marks: Mapping[str, int]) -> Sequence[int]:
+        """Return those of our indexes that the document does not hold."""
+        positions = [self.batch.positions[index] for index in self.indexes]
+        fresh = cursors.fresh(positions, self._mark_of(self.batch.cursor), marks)
+        return [self.indexes[at] for at in fresh]
+
+    def knows(self, mark: str) -> bool:
+        """Say whether a mark is of our cursor in our stream, whoever's it is."""
+        return cursors.start_of(mark, self._mark_of(self.batch.cursor)) is not None
+
+    def _mark_of(self, cursor: str) -> str:
+        return bson_name(clean(f"{self.batch.stream} {cursor}"))
 
     def __str__(self) -> str:
         org, api, time_ = self.key.org_id, self.key.api_id, rfc3339_any_year
@@ -348,11 +363,13 @@ class Aggregates:
 
     def _settle(self, task: _Task, known: _Known) -> bool:
         """Add what the document does not hold; say whether it holds all now."""
+        marks = dict(known.others)
         if known.mark is not None:
-            positions = task.batch.positions
-            at = bisect.bisect_left(task.indexes, known.mark, key=positions.__getitem__)
-            if at:
-                task.indexes, task.aggregate = task.indexes[at:], None
+            marks[task.mark] = known.mark
+        if marks:
+            left = task.fresh(marks)
+            if len(left) < len(task.indexes):
+                task.indexes, task.aggregate = left, None
         if known.full:
             self._narrow(task)
             return self._confirm(task, known)
@@ -365,7 +382,7 @@ class Aggregates:
         if document is None:
             return False
         mark = task.batch.positions[task.indexes[-1]] + 1
-        fresh = _Known(known.id, mark, task.window, repair=True)
+        fresh = _Known(known.id, mark, known.others, task.window, repair=True)
         _keep(self._known, task.place, fresh)
         self._derive(task, document)
         fresh.repair = False
@@ -397,6 +414,11 @@ class Aggregates:
             known = _Known(
                 row["_id"],
                 None if mark is None else int(mark["p"]),
+                {
+                    name: int(other["p"])
+                    for name, other in marks.items()
+                    if name != task.mark and task.knows(name)
+                },
                 window,
                 full,
                 ours.get("version", 0) != ours.get("averaged", 0),
@@ -454,7 +476,7 @@ class Aggregates:
             if self._documents.change(
                 task.collection, query, {"$setOnInsert": made}, upsert=True
             ):
-                known = _Known(query["_id"], None, task.window)
+                known = _Known(query["_id"], None, {}, task.window)
                 _keep(self._known, task.place, known)
                 return known
         return None
@@ -470,6 +492,8 @@ class Aggregates:
             f"{path}.p": {"$exists": False} if known.mark is None else known.mark,
             "_tyk_pump.full": {"$ne": True},
         }
+        for name, other in known.others.items():
+            query[f"_tyk_pump.marks.{name}.p"] = other
         now = date((int(time.time()), 0))
         put = {**update["$set"], path: {"p": position, "t": now}}
         if known.window != task.window:

@@ -445,14 +445,18 @@ class Work:
     """A transaction that begins at a watermark and moves it."""
 
     def __init__(
-        self, connection: sa.Connection, mark: int, refused: dict[int, str]
+        self,
+        connection: sa.Connection,
+        position: int,
+        fresh: Sequence[int],
+        refused: dict[int, str],
     ) -> None:
         self.connection = connection
-        self.mark = mark
-        """The database holds what is before this position."""
+        self.fresh = fresh
+        """Indexes of the batch's records that the database does not hold yet."""
         self.refused = refused
         """Positions before the mark that the database did not take, and why."""
-        self.position = mark
+        self.position = position
         """Where the mark moves to."""
 
 
@@ -497,9 +501,10 @@ class Watermarks:
         """Yield the work of a batch, alone with its stream; commit both at the end."""
         if not self._on:
             with self._database.transaction() as connection:
-                yield Work(connection, 0, {})
+                yield Work(connection, 0, range(len(batch)), {})
             return
-        key = batch.stream, short(batch.cursor or str(batch.lane))
+        base = batch.cursor or str(batch.lane)
+        key = batch.stream, short(batch.watermark)
         self.start()
         if key not in self._known:
             self._enter(key)
@@ -507,19 +512,30 @@ class Watermarks:
         where = f"WHERE {n['stream']} = :stream AND {n['cursor']} = :cursor"
         lock = "" if self._database.dialect.name == "sqlite" else " FOR UPDATE"
         names = {"stream": key[0], "cursor": key[1]}
+        # Those of instances that had the stream before us, and of whoever has it after
+        # us: all are locked, so that one writer waits for the other.
+        family = {**names, "base": base, "more": f"{base}@%"}
         try:
             with self._database.transaction() as connection:
-                found = connection.execute(
+                rows = connection.execute(
                     sa.text(
-                        f"SELECT {n['position']}, {n['refused']}"
-                        f" FROM {self._name} {where}{lock}"
+                        f"SELECT {n['cursor']}, {n['position']}, {n['refused']}"
+                        f" FROM {self._name} WHERE {n['stream']} = :stream AND"
+                        f" ({n['cursor']} = :cursor OR {n['cursor']} = :base"
+                        f" OR {n['cursor']} LIKE :more){lock}"
                     ),
-                    names,
-                ).one_or_none()
-                if found is None:
+                    family,
+                ).all()
+                found = {str(row[0]): row for row in rows}
+                if key[1] not in found:
                     self._known.discard(key)
                     raise TransientError("the watermark of the stream was removed")
-                work = Work(connection, int(found[0]), _refusals(found[1]))
+                marks = {name: int(row[1]) for name, row in found.items()}
+                marks[batch.watermark] = marks[key[1]]
+                refused: dict[int, str] = {}
+                for row in rows:
+                    refused |= _refusals(row[2])
+                work = Work(connection, marks[key[1]], batch.fresh(marks), refused)
                 yield work
                 connection.execute(
                     sa.text(
@@ -692,12 +708,13 @@ class RowStore(Store):
         if not rows:
             return refused
         with self._marks.begin(batch) as work:
-            known = work.refused
+            known, fresh = work.refused, work.fresh
+            wanted = fresh if isinstance(fresh, range) else frozenset(fresh)
             tried = 0
             for name, indexes in tables.items():
                 new = []
                 for index in indexes:
-                    if positions[index] >= work.mark:
+                    if index in wanted:
                         new.append(index)
                     elif positions[index] in known:
                         refused[index] = known[positions[index]]

@@ -9,7 +9,6 @@ that add to the same hour wait for each other, and do not lock each other out.
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Annotated, Any, Final, Protocol
@@ -270,20 +269,23 @@ class AggregateStore(Store):
         positions = batch.positions
         refused: dict[int, str] = {}
         with self._marks.begin(batch) as work:
-            first = bisect_left(positions, work.mark)
-            for index in range(first):
+            fresh = work.fresh
+            whole = len(fresh) == len(items)
+            for index in () if whole else set(range(len(items))).difference(fresh):
                 if positions[index] in work.refused:
                     refused[index] = work.refused[positions[index]]
-            if first == len(items):
+            if not fresh:
                 return refused
             if singly:
-                some = self._isolate(work, items, range(first, len(items)), refused)
+                some = self._isolate(work, items, fresh, refused)
                 if not some:
                     # The worker takes that for a fault of ours, and will ask again.
                     raise AllRefused(refused)
             else:
-                rest = groups if not first else self._counts.aggregate(items[first:])
-                self._put(work.connection, rest)
+                if not whole:
+                    some_items = [items[index] for index in fresh]
+                    groups = self._counts.aggregate(some_items)
+                self._put(work.connection, groups)
             work.position = positions[-1] + 1
             work.refused.update({positions[i]: why for i, why in refused.items()})
         return refused
@@ -292,7 +294,7 @@ class AggregateStore(Store):
         self,
         work: Work,
         items: Sequence[Any],
-        part: range,
+        part: Sequence[int],
         refused: dict[int, str],
     ) -> bool:
         """Count all records but those that are refused; False: nothing was written.

@@ -18,6 +18,7 @@ from tyk_pump.pumps.protocol import Batch, Pump
 from tyk_pump.record import codec as codecs
 from tyk_pump.record.analytics import AnalyticsRecord
 from tyk_pump.worker import outcome, select
+from tyk_pump.worker.runs import Runs
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Worker:
         self._parent_alive = parent_alive
         self._selector = select.compile(config, root, pump.fields)
         self._decoders: dict[str, Callable[[bytes], Any]] = {}
+        self._runs = Runs(lane, config.workers)
         self._refused_batches = 0
         self._refused_records = 0
 
@@ -97,12 +99,12 @@ class Worker:
         self._stage(channel.IDLE)
 
     def _settle(self, data: bytes) -> None:
-        stream, list_name, codec, first, ids, raws, scope = channel.decode_frame(data)
+        stream, list_name, codec, first, ids, raws = channel.decode_frame(data)
         self._slot[channel.FRAME] = first
         self._wait_for_lease()
         self._stage(channel.WORK)
         batch, sources, dead = self._decode(stream, list_name, codec, first, ids, raws)
-        batch.cursor += scope
+        batch.start = self._runs.begin(stream, first, first + len(raws))
         filtered = len(raws) - len(batch) - len(dead)
         delivery = self._deliver(batch) if len(batch) else _Delivery()
         for index, reason in delivery.rejected.items():

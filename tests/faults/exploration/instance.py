@@ -193,9 +193,6 @@ class _NoDisk:
     def kept(self, stream: str) -> int:
         return 0
 
-    def leaving(self, stream: str) -> None:
-        pass
-
 
 class _Recorded(Link):
     """Gives the answers that are known, and pauses at what comes next."""

@@ -8,11 +8,10 @@ from typing import Final
 
 import msgspec
 
-SCOPE: Final = "@"
-"""Ends a cursor together with an instance's name, where watermarks are set apart."""
+from tyk_pump import cursors
 
 WATERMARK: Final = "WATERMARK"
-"""Remembers one number per stream and cursor, in one step with the data."""
+"""Remembers numbers per stream and cursor, in one step with the data."""
 IDENTITY: Final = "IDENTITY"
 """Takes a record id once."""
 BLIND: Final = "BLIND"
@@ -37,10 +36,6 @@ class BackEnd:
         self.effects: Counter[int] = Counter()
         """How often each record is in the store."""
         self.repeats = 0
-        self.divided = 0
-        """Repeats of what is on a disk, whose watermarks had to be set apart when
-        another instance adopted the stream: what was in flight then, or was copied and
-        not yet behind the cursors that the adopter has seen."""
         self.twice_allowed: set[int] = set()
         """Records that a failover has put back: their new selves have new names."""
         self.unheard: set[int] = set()
@@ -51,24 +46,33 @@ class BackEnd:
         self.unordered = False
         """True once a failover has: what is first then is anybody's guess."""
         self._broken = broken
-        self._apart: set[int] = set()
-        self._marks: dict[tuple[str, str], int] = {}
+        self._marks: dict[str, dict[str, int]] = {}
         self._identities: set[str] = set()
         self._first: dict[tuple[str, str, str], int] = {}
 
     def take(
-        self, who: str, stream: str, cursor: str, items: Sequence[Item], *, replay: bool
+        self,
+        who: str,
+        stream: str,
+        cursor: str,
+        items: Sequence[Item],
+        *,
+        start: int,
+        replay: bool,
     ) -> None:
         """Take a write, in one step."""
-        mark = self._marks.get((stream, cursor), 0)
-        for item in items:
-            if self.kind == WATERMARK and item.position < mark:
+        marks = self._marks.setdefault(stream, {})
+        positions = [item.position for item in items]
+        fresh = set(cursors.fresh(positions, cursor, marks))
+        for index, item in enumerate(items):
+            if self.kind == WATERMARK and index not in fresh:
                 continue
             if self.kind == IDENTITY and item.identity in self._identities:
                 continue
             self._effect(who, stream, cursor, item, replay)
         if self.kind == WATERMARK and items:
-            self._marks[stream, cursor] = max(mark, items[-1].position + 1)
+            name = cursors.watermark(cursor, start)
+            marks[name] = max(marks.get(name, 0), items[-1].position + 1)
         elif self.kind == IDENTITY:
             self._identities.update(item.identity for item in items)
 
@@ -77,18 +81,11 @@ class BackEnd:
     ) -> None:
         number = item.number
         self.effects[number] += 1
-        if SCOPE in cursor:
-            self._apart.add(number)
         if self.effects[number] > 1:
             self.repeats += 1
-            allowed = (
-                number in self.twice_allowed
-                or (replay and number in self.unheard | self.refused)
-                or SCOPE in cursor
-                or number in self._apart
+            allowed = number in self.twice_allowed or (
+                replay and number in self.unheard | self.refused
             )
-            if SCOPE in cursor or number in self._apart:
-                self.divided += 1
             if self.kind != BLIND and not allowed:
                 self._broken(
                     f"double effect: record {number} ({stream}:{item.position})"

@@ -23,9 +23,9 @@ from tests.faults.simulation.workers import (
     Table,
 )
 from tests.faults.simulation.world import EPOCH, Died, SimClock, World
-from tyk_pump import ulid
+from tyk_pump import cursors, ulid
 from tyk_pump.config.load import Config
-from tyk_pump.coordinator import lanes, lifeline, loop, supervisor
+from tyk_pump.coordinator import lifeline, loop, supervisor
 from tyk_pump.coordinator.loop import Coordinator
 from tyk_pump.errors import ConfigError, SourceError, StateError
 from tyk_pump.source.redis import Command, Link
@@ -507,7 +507,7 @@ def install() -> None:
         (supervisor, "os", _Os),
         (ulid, "secrets", _Chance),
         (ulid, "time", _Time),
-        (lanes, "BLOCK", LANE_BLOCK),
+        (cursors, "BLOCK", LANE_BLOCK),
     ):
         setattr(module, name, made)
     disk = sqlite3.connect(":memory:", isolation_level=None)

@@ -9,6 +9,7 @@ from tests.faults.simulation.ends import WATERMARK, Item
 from tyk_pump import channel, cursors
 from tyk_pump.worker import outcome
 from tyk_pump.worker.outcome import DeadRecord, Message, Outcome
+from tyk_pump.worker.runs import Runs
 
 if TYPE_CHECKING:
     from tests.faults.simulation.instance import Instance
@@ -96,6 +97,8 @@ class SimProcess:
             self.config.name, assignment.lane, self.config.workers
         )
         self.end = instance.ends[self.config.name]
+        self.runs = Runs(assignment.lane, self.config.workers)
+        self.begin = 0
         self._ready = False
         self._busy = False
         self._attempts = 0
@@ -191,7 +194,8 @@ class SimProcess:
             self.world.after(0.1, self._begin, frame)
             return
         self._stage(channel.WORK)
-        stream, _, _, first, ids, raws, _ = frame
+        stream, _, _, first, ids, raws = frame
+        self.begin = self.runs.begin(stream, first, first + len(raws))
         fates = self.instance.plan.fates[self.config.name]
         mended = self.instance.plan.mended
         items: list[Item] = []
@@ -240,7 +244,12 @@ class SimProcess:
             self._tell(f"lands {frame[0][-6:]}:{frame[3]} [{numbers}]")
         replay = frame[4] is not None
         self.end.take(
-            self.instance.name, frame[0], self.cursor + frame[6], part, replay=replay
+            self.instance.name,
+            frame[0],
+            self.cursor,
+            part,
+            start=self.begin,
+            replay=replay,
         )
         self.end.unheard.update(item.number for item in part)
         if self._gone():
@@ -252,7 +261,7 @@ class SimProcess:
             self._answer(outcome.Trouble("try again", self._attempts, False))
             self.world.after(rng.uniform(0.01, 0.3), self._begin, frame)
             return
-        stream, name, codec, first, _, raws, _ = frame
+        stream, name, codec, first, _, raws = frame
         done = Outcome(
             stream=stream,
             first=first,
