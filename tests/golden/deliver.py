@@ -70,6 +70,11 @@ class Delivered(msgspec.Struct):
         """Return how many records have arrived."""
         return sum(done.delivered for done in self.end.outcomes)
 
+    @property
+    def settled(self) -> int:
+        """Return how many have arrived, or have no place in the back end."""
+        return self.delivered + sum(done.filtered for done in self.end.outcomes)
+
 
 def frames(case: Case) -> tuple[list[bytes], list[str]]:
     """Return the case's records as frames, one per list or batch, and their names."""

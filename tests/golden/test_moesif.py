@@ -198,7 +198,7 @@ def test_moesif_case(
     back, done = run(case, server, authority, tmp_path, monkeypatch)
     names = names_of(prepared(case, authority))
     captured = sent(case)
-    assert done.refused == {} and done.delivered == len(names)
+    assert done.refused == {} and done.settled == len(names)
     if case.about["corpus"] == "traffic" or not captured:
         assert back.events == [known()[name] for name in names]
         assert all(event in back.events for event in captured)
@@ -279,7 +279,7 @@ def test_a_claim_that_is_a_number(
     """It is taken as its digits; the reference panicked."""
     case = CASES["claim-number"]
     back, done = run(case, server, authority, tmp_path, monkeypatch)
-    assert sent(case) == [] and done.delivered == 2
+    assert sent(case) == [] and done.settled == 2
     users = [event["user_id"] for event in back.events]
     assert users == ["mobile-app", "5"]
 
@@ -341,7 +341,7 @@ def test_rate_0(
     """Nothing is sent, and all is settled; the reference sent about 1 %."""
     case = CASES["sampling-0"]
     back, done = run(case, server, authority, tmp_path, monkeypatch)
-    assert back.posted == [] and done.delivered == len(names_of(case))
+    assert back.posted == [] and done.settled == len(names_of(case))
 
 
 def test_rate_50(
@@ -354,7 +354,7 @@ def test_rate_50(
     case = CASES["sampling-50"]
     back, done = run(case, server, authority, tmp_path, monkeypatch)
     names = names_of(case)
-    assert done.delivered == len(names) == 60
+    assert done.settled == len(names) == 60
     weighed = [{**known()[name], "weight": 2} for name in names]
     assert 20 <= len(back.events) <= 40
     assert [event for event in weighed if event in back.events] == back.events

@@ -162,7 +162,7 @@ def test_documents(name: str, run: Run) -> None:
     else:
         assert ours == theirs
     assert set(delivered.refused) == REFUSED.get(name, set())
-    assert len(delivered.names) == delivered.delivered + len(delivered.refused)
+    assert len(delivered.names) == delivered.settled + len(delivered.refused)
     assert delivered.openings == []
 
 

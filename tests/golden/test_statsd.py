@@ -117,7 +117,7 @@ def test_statsd_case(
     live = {"host": "127.0.0.1", "port": str(receiver.port)}
     with keeping_up(receiver):
         done = deliver(case, live, tmp_path, monkeypatch)
-    assert done.refused == {} and done.delivered == len(case.pushed())
+    assert done.refused == {} and done.settled == len(case.pushed())
     assert [
         line for data in receiver.datagrams for line in data.decode().split("\n")
     ] == expected(case)

@@ -43,7 +43,7 @@ def test_documents(name: str, run: Run) -> None:
     ours = together(inserts(sent(wire)))
     assert ours == together(inserts(commands(case)))
     assert list(ours) == [COLLECTION]
-    assert delivered.delivered == len(delivered.names)
+    assert delivered.settled == len(delivered.names)
     assert delivered.refused == {}
     assert delivered.openings == []
 

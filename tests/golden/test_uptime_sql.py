@@ -49,7 +49,7 @@ def test_golden(
     database = database_of(case, request)
     done = deliver(case, database.live, tmp_path, monkeypatch)
     assert done.openings == [] and done.refused == {}
-    assert done.delivered == len(done.names)
+    assert done.settled == len(done.names)
     found, expected = rows(database), captured(case) if case.name not in NOTHING else {}
     ours = {name: by_id(table) for name, table in found.items() if table}
     theirs = {name: by_id(table) for name, table in expected.items()}
