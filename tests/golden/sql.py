@@ -21,6 +21,8 @@ _PG_INDEX = re.compile(r"CREATE INDEX (\S+) ON public\.(\S+) USING btree \((.*)\
 _MY_INDEX = re.compile(r"\s*KEY `(.*?)` \((.*)\)")
 _HEX = re.compile(r"\\x((?:[0-9a-f]{2})+)")
 
+DAY = 86_400
+
 
 def database_of(case: Case, request: pytest.FixtureRequest) -> Database:
     """Return an empty database of the kind that the case was captured from."""
@@ -47,7 +49,11 @@ def tables(database: Database) -> list[str]:
 
 def named(table: str) -> str:
     """Return a table's name as the captures have it."""
-    return table.replace(time.strftime("%Y%m%d"), "<today>")
+    # In the zone of a case it may be another day than here.
+    for seconds in (0, -DAY, DAY):
+        today = time.strftime("%Y%m%d", time.localtime(time.time() + seconds))
+        table = table.replace(today, "<today>")
+    return table
 
 
 def _rows(database: Database, table: str) -> list[Row]:
