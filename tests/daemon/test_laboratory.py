@@ -22,8 +22,8 @@ import pytest
 import redis
 
 from tests.daemon.figures import figure
-from tests.daemon.harness import LIST, Daemon, wait_for
-from tests.daemon.mix import Csv, Elasticsearch, HttpSide, Side, Splunk, named
+from tests.daemon.harness import LIST, Daemon, record, wait_for
+from tests.daemon.mix import Csv, Elasticsearch, HttpSide, Side, Splunk
 from tests.daemon.test_kills import KILLS, names
 from tests.servers.http import Answer, Request
 from tests.servers.redis import RedisServer, cluster
@@ -56,6 +56,11 @@ STRIKES = (
     *("worker", "coordinator") * 5,
     *("pause", "freeze", "redis"),
 )
+
+
+def plain(name: str) -> bytes:
+    """Return a record that every pump takes, whose path is its name."""
+    return record(name, path=name)
 
 
 class Sqlite(Side):
@@ -106,7 +111,7 @@ class Redis:
     def push(self, pushed: list[str], chance: random.Random) -> list[str]:
         """Push these records as gateways do; return them."""
         shard = chance.choice(SHARDS) if self.clustered else ""
-        self.client.rpush(LIST + shard, *map(named, pushed))
+        self.client.rpush(LIST + shard, *map(plain, pushed))
         return pushed
 
     def restart(self) -> None:
@@ -389,7 +394,7 @@ def replicated_push(made: Redis, fresh: list[str], key: str) -> list[str]:
             contextlib.suppress(redis.RedisError),
             redis.Redis(port=node.port, single_connection_client=True) as client,
         ):
-            client.rpush(key, *map(named, tried))
+            client.rpush(key, *map(plain, tried))
             # One that was promoted has no replica, and is not killed.
             found: Any = client.info("replication")
             if not found["connected_slaves"] or client.wait(1, 5000):
