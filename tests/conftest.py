@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,8 +19,23 @@ from tests.servers.front import Front
 from tests.servers.kafka import Kafka, KafkaServer, ProxiedKafka
 from tests.servers.redis import Factory, RedisServer, cluster
 from tests.servers.shared import shared
+from tyk_pump import log
 
 pytest_plugins = ["tests.servers.fixtures"]
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Leave the process's log lines as they were: a command sets them up in-process."""
+    root = logging.getLogger()
+    levels = {name: logging.getLogger(name).level for name in ("", *log.DRIVERS)}
+    yield
+    for handler in list(root.handlers):
+        if isinstance(handler.formatter, log.LineFormatter):
+            root.removeHandler(handler)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    log.current_format = "text"
 
 
 @pytest.fixture(scope="session")

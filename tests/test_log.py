@@ -21,18 +21,13 @@ AT = 1_795_420_584.7
 
 @pytest.fixture(autouse=True)
 def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leave the process's logging and zone as they were."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    """Leave the process's secrets and zone as they were."""
     monkeypatch.setattr(log, "_hidden", {})
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
     monkeypatch.undo()
     time.tzset()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    log.current_format = "text"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ LEVELS: Final = {
 current_format: str = "text"
 """The format of this process, for pumps that print records the same way."""
 
+DRIVERS: Final = ("google", "kafka", "urllib3", "redis", "waitress")
+"""Loggers that speak at warning level or above, whatever `log_level` is."""
+
 _LEVEL_NAMES = {
     logging.DEBUG: "debug",
     logging.INFO: "info",
@@ -131,7 +134,7 @@ def setup(format: str = "text", level: str = "", *, again: bool = False) -> None
     root.addHandler(handler)
     root.setLevel(number)
     # Drivers say at debug level what they send, bodies and credentials included.
-    for name in ("google", "kafka", "urllib3", "redis", "waitress"):
+    for name in DRIVERS:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     # What would only repeat our own lines about a refused or slow connection.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)

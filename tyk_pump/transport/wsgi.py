@@ -33,8 +33,13 @@ class WsgiServer:
             return
         server, self._server = self._server, None
         server.task_dispatcher.shutdown(timeout=1)
-        # Sockets belong to the loop's thread; without any left it ends.
-        server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map))
+        # Sockets belong to the loop's thread; without any left it ends. Under the lock
+        # it cannot close the one that wakes it before we have written there: a request
+        # that just ended may have woken it, too.
+        with server.trigger.lock:
+            close_all = server.asyncore.close_all
+            server.trigger.thunks.append(lambda: close_all(server._map))
+            server.trigger.pull_trigger()
         self._thread.join(2)
 
 
