@@ -45,7 +45,7 @@ def booked(conf: str, rows: list[Row]) -> None:
     """Close rows in the state file, as an instance that has ended would have."""
     folder = StateFolder.open(Path(conf).with_suffix(".state"))
     with contextlib.closing(StateFile(folder.file)) as file:
-        file.ledger.write(rows, rows, time.time())
+        file.ledger.write((), (), rows, time.time())
     folder.close()
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.coordinator.test_settling import FullDisk
@@ -17,6 +18,7 @@ from tyk_pump import cursors
 from tyk_pump.config.root import PumpConfig, RootOptions
 from tyk_pump.coordinator import audit, books
 from tyk_pump.coordinator.audit import Audit, Line
+from tyk_pump.coordinator.books import Fate
 from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Lane
 from tyk_pump.coordinator.settling import Settler, outdated
@@ -47,6 +49,9 @@ class FakeRedis:
         self.claims: dict[str, dict[str, Claim]] = {}
         self.progress: dict[str, dict[str, Progress]] = {}
         self.trimmed: dict[str, int] = {}
+        self.holders: dict[str, list[str]] = {}
+        """Who has held a stream, who has made it first."""
+        self.finished: dict[str, str] = {}
         self.full = False
         self.at = 3600.0 * 5
         """When lists are claimed."""
@@ -59,24 +64,32 @@ class FakeSource:
         self.redis = redis
         self.owner = owner
         self.owners: dict[str, str] | None = None
+        self.sought: Collection[str] = ()
+        self.finished: dict[str, str] = {}
         self.streams: dict[str, Stream] = {}
 
     def look(self) -> None:
         """One round: what is nobody's is ours."""
         name = self.owner.partition("#")[0]
         self.owners = dict(self.redis.owners)
+        gone = set(self.sought) - set(self.owners)
+        self.finished = {one: self.redis.finished.get(one, "") for one in gone}
         for stream, owner in self.owners.items():
             if stream in self.streams:
                 continue
             if not owner or owner.partition("#")[0] == name:
                 self.redis.owners[stream] = self.owner
                 self.streams[stream] = self._load(stream)
-                self.streams[stream].adopted = not owner
 
     def _load(self, name: str) -> Stream:
         redis = self.redis
         claims = copy.deepcopy(redis.claims[name])
         stream = Stream(id=name, own=False, claims=claims)
+        us, holders = self.owner.partition("#")[0], redis.holders[name]
+        stream.maker, stream.adopted = holders[0], holders[0] != us
+        stream.shared = bool(set(holders) - {us})
+        if us not in holders:
+            holders.append(us)
         stream.progress = copy.deepcopy(redis.progress[name])
         stream.trimmed = redis.trimmed[name]
         for field, progress in stream.progress.items():
@@ -95,6 +108,7 @@ class FakeSource:
             stream.progress = {field: Progress() for field in fields}
             self.streams[name] = stream
             self.redis.owners[name] = self.owner
+            self.redis.holders[name] = [self.owner.partition("#")[0]]
             self.redis.claims[name] = {}
             self.redis.progress[name] = copy.deepcopy(stream.progress)
             self.redis.trimmed[name] = 0
@@ -132,6 +146,7 @@ class FakeSource:
             if not stream.own and not stream.claims:
                 del self.streams[name]
                 del self.redis.owners[name]
+                self.redis.finished[name] = self.owner.partition("#")[0]
 
 
 class Instance:
@@ -253,12 +268,16 @@ class Instance:
             stream: audit.View(
                 progress=self.redis.progress[stream],
                 claims=self.redis.claims[stream],
-                shared=not owner,
-                ours=bool(owner) or self.state.ledger.is_own(stream),
+                shared=self.redis.holders[stream] != [self.name],
+                ours=bool(owner) or self.redis.holders[stream][0] == self.name,
             )
-            for stream, owner in self.redis.owners.items()
             if owner.partition("#")[0] in ("", self.name)
+            else audit.View(fate=Fate.ELSEWHERE)
+            for stream, owner in self.redis.owners.items()
         }
+        for stream in self.state.ledger.open_streams() - set(views):
+            gone = stream in self.redis.finished
+            views[stream] = audit.View(fate=Fate.ELSEWHERE if gone else Fate.VANISHED)
         return audit.audit(self.state.ledger, views)
 
     def check(self) -> None:
@@ -608,6 +627,52 @@ def test_what_is_handed_over_and_comes_back(redis: FakeRedis, tmp_path: Path) ->
         each.state.close()
 
 
+def test_what_was_given_back_stays_our_own(redis: FakeRedis, tmp_path: Path) -> None:
+    """Nobody else has held it: nothing is adopted, and what is skipped is seen."""
+    one = instance(redis, tmp_path)
+    one.source.claim("a1", 100, ["A"])
+    one.settler.look_at_streams(one.source)
+    one.write()
+    redis.owners["a1"] = ""
+    one.start()
+    assert line(one.audit()).adopted == 0 and line(one.audit()).pending == 100
+    redis.progress["a1"]["A"] = Progress(position=100)
+    redis.owners["a1"] = ""
+    assert line(one.audit_stopped()).difference == 100
+    one.start()
+    assert line(one.audit()).difference == 100
+    assert line(one.audit()).handed_over == 0
+    one.state.close()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_stream_that_is_gone_was_finished_or_is_lost(
+    redis: FakeRedis, tmp_path: Path, finished: bool
+) -> None:
+    """Who has finished another's stream leaves a note; without one it has vanished."""
+    one = instance(redis, tmp_path)
+    one.source.claim("a1", 100, ["A"])
+    one.settler.look_at_streams(one.source)
+    one.write()
+    for kept in (redis.owners, redis.claims, redis.progress):
+        kept.clear()
+    if finished:
+        redis.finished["a1"] = "b"
+    for found in (one.audit_stopped(), _after_a_start(one)):
+        assert found.balanced
+        assert line(found).handed_over == (100 if finished else 0)
+        assert line(found).lost == (0 if finished else 100)
+    one.state.close()
+
+
+def _after_a_start(one: Instance) -> Audit:
+    one.start()
+    assert line(one.audit()).pending == 100, "Redis has not been asked yet"
+    one.round()
+    one.check()
+    return one.audit()
+
+
 def test_hours_become_days_and_rows_go(tmp_path: Path) -> None:
     """Old rows leave their sums behind, and folding twice changes nothing."""
     with contextlib.closing(StateFile(tmp_path / "s.sqlite")) as state:
@@ -622,14 +687,16 @@ def test_hours_become_days_and_rows_go(tmp_path: Path) -> None:
                 end=10 * number + 10,
                 claimed=10,
                 counts=Counts(delivered=7, filtered=3),
+                passed=True,
             )
             for number in range(48)
         ]
-        ledger.write(rows, rows, 1.0)
-        ledger.write(rows, rows, 1.0)
+        opened = [msgspec.structs.replace(row, counts=Counts()) for row in rows]
+        for _ in range(2):
+            ledger.write(opened, (), rows, 1.0)
         before = ledger.totals()
         assert before["A"].claimed == 480 and len(ledger.hours()) == 48
         for _ in range(2):
             ledger.fold(now)
             assert ledger.totals() == before
-            assert len(ledger.hours()) == 2 and not ledger.settled("S")
+            assert len(ledger.hours()) == 2 and not ledger.closed("S")

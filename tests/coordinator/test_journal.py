@@ -383,5 +383,6 @@ def test_a_part_of_a_claim_is_not_the_whole_of_it(state: StateFile) -> None:
     books.write(alone)
     books = Books(state, {}, FakeClock())
     rest: Any = Redis(20, P=10)
-    books.meet(rest.stream)
+    rest.owners, rest.owner = {STREAM: "me#3"}, "me#3"
+    books.sync(rest)
     assert rest.stream.progress["P"].position == 10

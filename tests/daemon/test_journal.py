@@ -108,6 +108,8 @@ def test_a_pump_in_trouble_costs_disk_and_not_redis(
         daemon.start().wait_ready()
         wait_names(blocked, pushed, daemon)
         wait_for("the end", lambda: daemon.status()["journal_records"] == 0)
+        audit = daemon.command("audit")
+        assert audit.returncode == 0, audit.stdout + audit.stderr
         assert daemon.stop() == 0
     assert_exactly_once(healthy, pushed)
     assert_exactly_once(blocked, pushed)
@@ -153,6 +155,7 @@ def test_the_type_changes_with_work_in_hand(
         blocked.unlink()
         wait_names(blocked, pushed, daemon)
         daemon.wait_ready()
+        assert daemon.command("audit").returncode == 0
         assert daemon.stop() == 0
     assert_exactly_once(healthy, pushed)
     assert_exactly_once(blocked, pushed)
@@ -193,6 +196,8 @@ def test_what_another_instance_took_over_is_not_delivered_by_both(
         first.start().wait_ready()
         wait_names(blocked, pushed + late, first)
         for daemon in (first, second):
+            audit = daemon.command("audit")
+            assert audit.returncode == 0, audit.stdout + audit.stderr
             assert daemon.stop() == 0
     assert_exactly_once(healthy, pushed + late)
     assert_exactly_once(blocked, pushed + late)

@@ -71,6 +71,9 @@ class NoDisk:
     def kept(self, stream: str) -> int:
         return 0
 
+    def reached(self, stream: str, field: str) -> int:
+        return 0
+
 
 class FaultyLink(Link):
     """A link on which something happens at the n-th exchange with Redis."""

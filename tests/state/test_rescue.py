@@ -83,7 +83,7 @@ def fill(file: StateFile) -> None:
         )
         for number in range(30)
     ]
-    ledger.write(rows, rows[:10], 7300.0)
+    ledger.write(rows, (), rows[:10], 7300.0)
 
 
 def go_on(file: StateFile) -> None:

@@ -26,6 +26,7 @@ from tyk_pump.state.folder import FILE_NAME, last_name
 
 if TYPE_CHECKING:
     from tyk_pump.coordinator.audit import Audit, Line, View
+    from tyk_pump.source.redis import Link
     from tyk_pump.state.file import StateFile
 
 COLUMNS = (
@@ -79,56 +80,67 @@ def _from_file(conf: str, folder: Path, pump: str, since: float) -> Audit:
     """Do the audit of an instance that does not run."""
     from tyk_pump.coordinator.audit import Audit
     from tyk_pump.coordinator.audit import audit as compare
+    from tyk_pump.source.redis import Link
     from tyk_pump.state.file import StateFile
 
     path = folder / FILE_NAME
     if not path.exists():
         return Audit(balanced=True, pumps=[], hours=[], letters=[])
-    with contextlib.closing(StateFile(path)) as file:
-        views = _views(conf, file, last_name(folder))
-        return compare(file.ledger, views, pump=pump, since=since)
-
-
-def _views(conf: str, file: StateFile, name: str) -> dict[str, View]:
-    """Return the streams as Redis has them; ours, or nobody's that was ours."""
-    from tyk_pump.coordinator.audit import View
-    from tyk_pump.source.claims import Progress, unpack
-    from tyk_pump.source.redis import Link
-    from tyk_pump.source.upkeep import list_streams, read_stream
-    from tyk_pump.state.journal import FrameStore
-
     config = read(conf)
     if config.faults:
         raise ConfigError(config.faults)
     options = config.root.analytics_storage_config
-    with contextlib.closing(Link(options)) as link:
-        streams = list_streams(link, options.prefix())
+    with (
+        contextlib.closing(StateFile(path)) as file,
+        contextlib.closing(Link(options)) as link,
+    ):
+        views = read_views(link, options.prefix(), file, last_name(folder))
+        return compare(file.ledger, views, pump=pump, since=since)
+
+
+def read_views(link: Link, prefix: str, file: StateFile, name: str) -> dict[str, View]:
+    """Return what Redis and the disk have of the streams that are in the books."""
+    from tyk_pump.coordinator.audit import View
+    from tyk_pump.coordinator.books import Fate
+    from tyk_pump.source.claims import Keys, Progress, finished, unpack
+    from tyk_pump.source.upkeep import list_streams, read_stream
+    from tyk_pump.state.journal import FrameStore
+
+    parts = {part.stream: part for part in FrameStore(file).parts()}
+    streams = list_streams(link, prefix)
     for stream, fields in file.pending().items():
         booked = read_stream(f"{name}#", fields)  # Redis had no memory for these
         known = streams.setdefault(stream, booked)
         known.claims |= booked.claims
         known.progress |= booked.progress
-    views = {
-        stream: View(
+    sought = (file.ledger.open_streams() | set(parts)) - set(streams)
+    ends = finished(link, Keys(prefix), sorted(sought))
+    views = {}
+    for stream, who in ends.items():
+        fate = Fate.FINISHED if who == name else Fate.ELSEWHERE
+        views[stream] = View(fate=fate if who else Fate.VANISHED)
+    for stream, line in streams.items():
+        owner = line.owner.partition("#")[0]
+        if owner not in ("", name):
+            views[stream] = View(fate=Fate.ELSEWHERE)
+            continue
+        views[stream] = View(
             progress=line.progress,
             claims=line.claims,
-            shared=not line.owner,
-            ours=bool(line.owner) or file.ledger.is_own(stream),
+            shared=bool(line.holders - {name}) or not (line.maker or line.owner),
+            ours=bool(line.owner) or line.maker == name or file.ledger.is_own(stream),
         )
-        for stream, line in streams.items()
-        if line.owner.partition("#")[0] in ("", name)
-    }
-    for part in FrameStore(file).parts():
-        view = views.setdefault(part.stream, View(gone=True))
+    for stream, part in parts.items():
+        view = views[stream]
         view.kept = part.kept
         view.part = {
             cursor: unpack(value, Progress) for cursor, value in part.cursors.items()
         }
-        # A cursor in Redis goes behind what the disk has when the stream is loaded.
-        view.progress = {
-            cursor: Progress(part.kept) if one.position < part.kept else one
-            for cursor, one in view.progress.items()
-        }
+        # As the stream is loaded: the disk knows what is before that.
+        for cursor, progress in view.progress.items():
+            here = view.part.get(cursor)
+            known_ = here.position if here is not None and not view.shared else 0
+            progress.go_behind(max(part.kept, known_))
     return views
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from tyk_pump import cursors
-from tyk_pump.coordinator.books import Books, abandoned
+from tyk_pump.coordinator.books import Books, Fate, Held, Where, abandoned
 from tyk_pump.coordinator.lanes import Lane
 from tyk_pump.coordinator.snapshot import Numbers
 from tyk_pump.source.claims import Claim, Progress, Source, Stream
@@ -63,23 +63,31 @@ class View(msgspec.Struct, kw_only=True):
     """The cursors in what is on our disk, of a stream whose head is there."""
     kept: int = 0
     """Where that ends."""
-    gone: bool = False
-    """True where what is not on our disk is another's."""
-    waiting: bool = False
-    """True for a stream that nobody has in hand: all of it is pending."""
+    fate: Fate = Fate.OURS
+    """What became of it in Redis."""
     shared: bool = False
     """True where another instance may have settled a part of it meanwhile."""
     ours: bool = True
     """True where claims that the ledger does not have yet are ours to book."""
 
+    def where(self, cursor: str) -> Where:
+        """Return where a pump is."""
+        return Where(
+            cursor,
+            self.part.get(cursor),
+            self.progress.get(cursor),
+            self.kept,
+            self.fate is Fate.OURS,
+        )
+
 
 def live(books: Books, source: Source | None) -> dict[str, View]:
     """Return the views of a running instance."""
-    views = {stream: View(waiting=True) for stream in books.elsewhere}
+    views = {name: View(fate=books.fate(name)) for name in books.ledger.open_streams()}
     for stream in source.streams.values() if source is not None else ():
         views[stream.id] = View(progress=stream.progress)
     for name, part in books.parts.items():
-        view = views.setdefault(name, View(gone=True))
+        view = views.setdefault(name, View(fate=books.fate(name)))
         view.part, view.kept = part.progress, part.end
     return views
 
@@ -91,7 +99,7 @@ def audit(
     pump: str = "",
     since: float = 0.0,
 ) -> Audit:
-    """Return the books, per pump and per hour; a stream without a view is gone."""
+    """Return the books, per pump and per hour; what has open rows has a view."""
     found = {
         key: Line(pump=key[0], hour=key[1], **msgspec.structs.asdict(sums))
         for key, sums in ledger.hours(since).items()
@@ -99,7 +107,7 @@ def audit(
     rows = ledger.open_rows()
     known = {row.key for row in rows}
     for row in rows:
-        _look_at(_line(found, row), row, views.get(row.stream))
+        _look_at(_line(found, row), row, views[row.stream])
     for row in _unnoted(ledger, views, known):
         line = _line(found, row)
         line.claimed += row.claimed
@@ -189,43 +197,45 @@ def _line(found: dict[tuple[str, int], Line], row: Row) -> Line:
     return found.setdefault((pump, hour), Line(pump=pump, hour=hour))
 
 
-def _look_at(line: Line, row: Row, view: View | None) -> None:
+def _look_at(line: Line, row: Row, view: View) -> None:
     """Add what is known of an open row."""
-    if view is None:
-        line.handed_over += row.claimed
-        return
     lane = Lane(*cursors.parts(row.cursor))
-    behind, progress = view.part.get(row.cursor), view.progress.get(row.cursor)
-    on_disk = behind is not None and row.base < view.kept
-    if behind is not None and row.base < view.kept:
-        if row.base <= behind.since < view.kept:
-            line.add(behind.counts)
-        first = max(row.base, behind.position)
-        line.pending += lane.share(first, min(row.end, view.kept))
-    first = max(row.base, view.kept if on_disk else 0)
-    if view.waiting or view.gone:
-        rest = lane.share(first, row.end) if on_disk else row.claimed
-        if view.waiting:
-            line.pending += rest
-        else:
-            line.handed_over += rest
-        return
-    if progress is None:
+    where = view.where(row.cursor)
+    for one in where.counting(row):
+        if row.base <= one.since:
+            line.add(one.counts)
+    on_disk = where.here is not None and row.base < where.upto
+    if where.here is not None and on_disk:
+        first = max(row.base, where.here.position)
+        line.pending += lane.share(first, min(row.end, where.kept))
+    rest = row.claimed - where.known(lane, row) if on_disk else row.claimed
+    if view.fate is Fate.OURS:
+        _look_at_rest(line, row, view, where, lane, on_disk=on_disk)
+    elif view.fate is Fate.WAITING:
+        line.pending += rest
+    elif view.fate is Fate.ELSEWHERE:
+        line.handed_over += rest
+    elif view.fate is Fate.VANISHED:
+        line.lost += rest
+
+
+def _look_at_rest(
+    line: Line, row: Row, view: View, where: Where, lane: Lane, *, on_disk: bool
+) -> None:
+    """Add what is known of the records that are not on our disk."""
+    if where.there is None:
         if on_disk:
-            line.pending += lane.share(first, row.end)
+            line.pending += where.beyond(lane, row)
             return
-        before = row.claimed
-        left = abandoned(row, lane, None, view.progress)
-        line.claimed -= before - left.claimed
+        left = abandoned(row, lane, view.progress)
+        line.claimed -= left.relayed
         line.forgotten += left.forgotten
         return
-    passed = lane.own(progress.position) >= row.end
-    if view.shared and passed and not on_disk:
-        line.handed_over += row.claimed
-        return
-    if first <= progress.since < row.end:
-        line.add(progress.counts)
-    left_over = lane.share(max(first, progress.position), row.end)
+    if view.shared:
+        gap = row.claimed - where.known(lane, row)
+        line.handed_over += max(0, gap)
+        line.claimed += max(0, -gap)
+    left_over = lane.share(max(row.base, where.there.position), row.end)
     if view.claims is not None and row.claim not in view.claims:
         line.lost += left_over
     else:
@@ -239,22 +249,23 @@ def _unnoted(
     for stream, view in views.items():
         if view.claims is None or not view.ours:
             continue
-        settled = ledger.settled(stream)
+        closed = ledger.closed(stream)
         for name, claim in view.claims.items():
             for cursor, progress in view.progress.items():
                 lane = Lane(*cursors.parts(cursor))
-                start = max(claim.base, progress.since)
+                at = claim.at or ulid_time(name)
+                owed = Held(name, claim.base, claim.end, at)
                 row = Row(
                     stream=stream,
                     claim=name,
                     cursor=cursor,
-                    at=claim.at or ulid_time(name),
+                    at=at,
                     base=claim.base,
                     end=claim.end,
-                    claimed=lane.share(start, claim.end),
+                    claimed=view.where(cursor).known(lane, owed),
                 )
                 passed = lane.own(progress.position) >= claim.end
-                noted = row.key in known or (name, cursor) in settled
+                noted = row.key in known or closed.get((name, cursor), -1) >= claim.end
                 if row.claimed and not passed and not noted:
                     yield row
 

@@ -5,12 +5,14 @@ up from outcomes, whatever the positions say. The two meet in the row that close
 cursor passes the claim's end. It is in the state file before the cursor is written.
 
 A stream has one book, also where its head is a part on the disk. Of a claim that is in
-both places each of the two cursors knows its own share.
+both places each of the two cursors knows its own share, and the row has both.
 """
 
 from __future__ import annotations
 
 import bisect
+import enum
+import logging
 from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
@@ -19,12 +21,29 @@ from tyk_pump import cursors
 from tyk_pump.clock import Clock
 from tyk_pump.coordinator.lanes import Lane, add
 from tyk_pump.cursors import Counts
-from tyk_pump.source.claims import Claim, Progress, Source, Stream
+from tyk_pump.errors import StateError
+from tyk_pump.source.claims import Claim, Progress, Source, Stream, pack
 from tyk_pump.state.file import StateFile
 from tyk_pump.state.ledger import ROWS_KEPT, Row
 from tyk_pump.ulid import ulid_time
 
+logger = logging.getLogger(__name__)
+
 FOLD_SECONDS = 600.0
+
+
+class Fate(enum.Enum):
+    """What became of a stream in Redis, as far as we know."""
+
+    OURS = "ours"
+    WAITING = "waiting"
+    """It is nobody's, or Redis has not been asked yet: it may come back to us."""
+    ELSEWHERE = "elsewhere"
+    """Another instance has it, or has finished it."""
+    FINISHED = "finished"
+    """By us: whatever is open in the books is a difference."""
+    VANISHED = "vanished"
+    """Nobody has finished it, and Redis does not have it."""
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -47,8 +66,13 @@ class Book:
         """False where a claim was lost and the numbering has a hole."""
         for claim in sorted(claims, key=lambda one: one.base):
             self._append(claim)
-        self.noted: dict[str, int] = {}
-        """By cursor: the position up to which its claims have rows."""
+        self.ours = False
+        """True while the stream, or what follows its part on the disk, is in Redis
+        and ours."""
+        self.cursors: set[str] = set()
+        """Those in Redis that were compared with what is settled."""
+        self.noted: dict[tuple[str, bool], int] = {}
+        """By cursor, and whether it is ours in Redis: how far its claims have rows."""
 
     @property
     def end(self) -> int:
@@ -77,6 +101,12 @@ class Book:
             fresh.append(held(name, claim))
         for claim_ in reversed(fresh):
             self._append(claim_)
+
+    def shorten(self, since: int) -> None:
+        """Forget claims that end before a position, but for the last one."""
+        passed = self.index(since)
+        if passed and self.claims[-1].end > since:
+            del self.claims[:passed]
 
     def row(self, lane: Lane, claim: Held, start: int) -> Row:
         """Return the open row of a claim for a cursor that counts from `start` on."""
@@ -110,6 +140,63 @@ class Book:
         return self.pending(lane, progress) - self.pending(lane, behind)
 
 
+class Where(msgspec.Struct):
+    """Where a pump is in a stream: on the disk, then in Redis."""
+
+    cursor: str
+    here: Progress | None
+    there: Progress | None
+    kept: int
+    """Where the part on the disk ends, 0 where there is none."""
+    ours: bool
+    """True where the rest is ours in Redis."""
+
+    @property
+    def upto(self) -> int:
+        """Where that ends of which the cursor on the disk knows."""
+        return self.kept if self.here is None else max(self.kept, self.here.position)
+
+    def at(self, lane: Lane) -> int:
+        """Return the first position that the lane has before it."""
+        first = 0
+        if self.here is not None:
+            first = lane.own(self.here.position)
+            if first < self.kept:
+                return first
+        if self.there is not None:
+            first = max(first, lane.own(self.there.position))
+        return first
+
+    def counting(self, claim: Held | Row) -> list[Progress]:
+        """Return what has counted, or will count, records of a claim."""
+        here = self.here if claim.base < self.upto else None
+        return [p for p in (here, self.there) if p is not None and p.since < claim.end]
+
+    def known(self, lane: Lane, claim: Held | Row) -> int:
+        """Return how many records of a claim the cursors count, or will count."""
+        count = 0
+        for one in self.counting(claim):
+            end = claim.end
+            if one is self.here:
+                end = min(end, self.upto)
+            count += lane.share(max(claim.base, one.since), end)
+        return count
+
+    def left(self, lane: Lane, claim: Held | Row) -> int:
+        """Return how many of those are not settled."""
+        count = 0
+        if self.here is not None and claim.base < self.upto:
+            first = max(claim.base, self.here.position)
+            count += lane.share(first, min(claim.end, self.kept))
+        if self.there is not None:
+            count += lane.share(max(claim.base, self.there.position), claim.end)
+        return count
+
+    def beyond(self, lane: Lane, claim: Held | Row) -> int:
+        """Return how many records of a claim on the disk are behind that part."""
+        return lane.share(max(claim.base, self.upto), claim.end)
+
+
 class Books:
     """The books of all streams that we own, and the rows that are to be written."""
 
@@ -118,18 +205,22 @@ class Books:
     ) -> None:
         self.ledger = file.ledger
         self._parts = parts
-        self._claimed: Collection[str] = ()
-        """Streams that are ours in Redis."""
+        self._source: Source | None = None
         self._clock = clock
         self._file = file
         self._books: dict[str, Book] = {}
         self._lanes: dict[str, Lane] = {}
         self._opened: dict[tuple[str, str, str], Row] = {}
+        self._gaps: dict[tuple[str, str, str], tuple[Row, int]] = {}
         self._closed: dict[tuple[str, str, str], Row] = {}
+        self._touched: set[tuple[str, str]] = set()
+        """Cursors in parts that count from somewhere else since a row was closed."""
         self._elsewhere: set[str] | None = None
         """Streams with open rows that are not in our hands; None before the look."""
         self._finished: set[str] = set()
         """Streams that we have removed from Redis ourselves."""
+        self._begins_anew = False
+        """True after a loss of the lease, until streams are looked at again."""
         self._fold_at = 0.0
 
     @property
@@ -147,6 +238,11 @@ class Books:
         """The parts of streams that are on our disk."""
         return self._parts
 
+    @property
+    def undecided(self) -> set[str]:
+        """Streams whose part on the disk is to stay: what follows may come back."""
+        return {one for one in self._parts if self.fate(one) is Fate.WAITING}
+
     def book(self, stream: str) -> Book | None:
         """Return what is known of a stream that we own."""
         return self._books.get(stream)
@@ -159,11 +255,14 @@ class Books:
         return found
 
     def forget(self) -> None:
-        """Drop everything: another instance may own our streams."""
+        """Drop what is known of streams: another instance may own them.
+
+        Rows stay: what they say was done was done.
+        """
+        self._source = None
         self._books.clear()
-        self._opened.clear()
-        self._closed.clear()
         self._elsewhere = None
+        self._begins_anew = True
 
     def owed(self, stream: Stream, name: str, claim: Claim) -> list[str]:
         """Return the pumps that were owed a claim, whatever they have settled."""
@@ -179,208 +278,362 @@ class Books:
             }
         return sorted(found)
 
+    def fate(self, name: str) -> Fate:
+        """Say what became of a stream in Redis."""
+        source = self._source
+        if source is None:
+            return Fate.WAITING
+        if name in source.streams:
+            return Fate.OURS
+        if name in self._finished:
+            return Fate.FINISHED
+        if source.owners is None:
+            return Fate.WAITING
+        us = source.owner.partition("#")[0]
+        holder = source.owners.get(name)
+        if holder is not None:
+            who = holder.partition("#")[0]
+            return Fate.ELSEWHERE if who and who != us else Fate.WAITING
+        who_ = source.finished.get(name)
+        if who_ is None:
+            return Fate.WAITING
+        if who_:
+            return Fate.FINISHED if who_ == us else Fate.ELSEWHERE
+        # The state file may have what Redis had no memory for.
+        return Fate.WAITING if name in self._file.pending() else Fate.VANISHED
+
+    def where(self, stream: str, cursor: str) -> Where:
+        """Return where a pump is in a stream."""
+        part, rest = self._parts.get(stream), self._rest(stream)
+        return Where(
+            cursor,
+            part.progress.get(cursor) if part is not None else None,
+            rest.progress.get(cursor) if rest is not None else None,
+            part.end if part is not None else 0,
+            # Who has held it meanwhile may have removed the cursor.
+            rest is not None
+            and (
+                cursor in rest.progress or part is None or cursor not in part.progress
+            ),
+        )
+
+    def _rest(self, stream: str) -> Stream | None:
+        """Return what is ours of a stream in Redis."""
+        return self._source.streams.get(stream) if self._source is not None else None
+
     # From outcomes to rows
 
     def record(self, lane: Lane, stream: Stream, end: int, became: Counts) -> None:
         """Move a cursor with what became of the records, and close what it passed."""
-        if stream.id not in self._books:
-            self.meet(stream)
-        progress, book = stream.progress[lane.field], self._books[stream.id]
-        book.extend(stream)
-        self._note(book, lane.field, progress)
+        book = self._books[stream.id]
+        where = self.where(stream.id, lane.field)
+        rest = self._rest(stream.id)
+        if rest is not None:
+            book.extend(rest)
+        self._note(book, where)
         # Claims of which nothing is the lane's own.
-        self._pass(book, lane, progress, stream)
-        add(progress, end, became)
-        self._pass(book, lane, progress, stream)
+        self._pass(book, lane, where)
+        add(stream.progress[lane.field], end, became)
+        if stream.disk and end > where.kept and where.there is not None:
+            # Read in Redis, and its beginning copied since: counted as one, there.
+            where.there.go_behind(end)
+        self._pass(book, lane, where)
 
-    def _pass(self, book: Book, lane: Lane, progress: Progress, stream: Stream) -> None:
+    def _pass(self, book: Book, lane: Lane, where: Where) -> None:
         """Close the row of each claim in which the lane has nothing left."""
-        at = lane.own(progress.position)
-        part = self._parts.get(stream.id)
-        while (claim := book.find(progress.since)) is not None:
-            rest = self._rest(part, claim, lane)
-            end = part.end if part is not None and rest else claim.end
-            if at < end:
+        both = [one for one in (where.here, where.there) if one is not None]
+        if not both:
+            return
+        at = where.at(lane)
+        position = min(one.since for one in both)
+        while (claim := book.find(position)) is not None:
+            position = claim.end
+            counting = where.counting(claim)
+            if not counting:
+                continue
+            if not where.ours and claim.end > where.upto:
+                self._pass_last(book, lane, where, claim)
                 break
-            row = book.row(lane, claim, progress.since)
-            row.counts = progress.counts
-            row.handed_over = rest
-            if part is not None and not stream.disk and claim.base < part.end:
-                before = part.progress.get(lane.field)
-                if before is not None and lane.own(before.position) < part.end:
-                    break  # its beginning still waits on the disk
-                # It was settled there, and counted.
-                if before is not None and claim.base <= before.since < part.end:
-                    row.counts = before.counts + row.counts
-            if row.claimed or row.counts.total:
-                self._closed[row.key] = row
-            progress.since = claim.end
-            progress.counts = Counts()
-        if claim is not None and progress.since < claim.base <= at:
-            # A hole in the numbering: what was lost there is in a row of its own.
-            progress.since = claim.base
-            progress.counts = Counts()
+            if at < claim.end:
+                for one in counting:
+                    if one.since < claim.base <= one.position:
+                        # A hole in the numbering: what was lost there is in a row of
+                        # its own.
+                        one.since, one.counts = claim.base, Counts()
+                break
+            self._close(book, lane, where, claim).passed = True
 
-    def _rest(self, part: Stream | None, claim: Held, lane: Lane) -> int:
-        """Return what of a claim that is on our disk is in another's hands."""
-        if part is None or part.id in self._claimed or claim.end <= part.end:
-            return 0
-        return lane.share(max(part.end, claim.base), claim.end)
+    def _pass_last(self, book: Book, lane: Lane, where: Where, claim: Held) -> None:
+        """Close the row of the claim at the end of a part, of which we have no more."""
+        if where.at(lane) < where.kept:
+            return
+        fate, rest = self.fate(book.stream), self._rest(book.stream)
+        if fate is Fate.WAITING:
+            return  # it may come back
+        if rest is not None and any(relays(lane, other) for other in rest.progress):
+            return  # its new lanes have no place there yet
+        beyond = self._beyond(book, lane, where, claim)
+        row = self._close(book, lane, where, claim)
+        if fate in (Fate.ELSEWHERE, Fate.OURS):
+            row.handed_over = beyond
+        else:
+            row.counts.lost += beyond
 
-    def _note(self, book: Book, cursor: str, progress: Progress) -> None:
+    def _beyond(self, book: Book, lane: Lane, where: Where, claim: Held) -> int:
+        """Return how many records of a claim are not those of the part on the disk."""
+        for row in self.ledger.open_rows([book.stream]):
+            if (row.claim, row.cursor) == (claim.name, where.cursor):
+                return max(0, row.claimed - where.known(lane, claim))
+        return where.beyond(lane, claim)
+
+    def _close(self, book: Book, lane: Lane, where: Where, claim: Held) -> Row:
+        """Return the row of a claim, closed with what the cursors have counted."""
+        counting = where.counting(claim)
+        row = book.row(lane, claim, min(one.since for one in counting))
+        row.claimed = where.known(lane, claim)
+        if not where.ours:
+            row.claimed += where.beyond(lane, claim)
+        self._take(row, where, counting)
+        if row.claimed or row.counts.total:
+            self._closed[row.key] = row
+        return row
+
+    def _take(self, row: Row, where: Where, counting: Iterable[Progress]) -> None:
+        """Bring what cursors have counted of a claim into its row."""
+        for one in counting:
+            row.counts += one.counts
+            one.since, one.counts = row.end, Counts()
+            if one is where.here:
+                self._touched.add((row.stream, where.cursor))
+
+    def _note(self, book: Book, where: Where) -> None:
         """Open a row of each claim of which a cursor has something before it."""
-        upto = book.noted.get(cursor, progress.position)
-        if cursor in book.noted and upto >= book.end:
+        cursor, key = where.cursor, (where.cursor, where.ours)
+        if key in book.noted and book.noted[key] >= book.end:
             return
         lane = self.lane(cursor)
+        if where.ours and (cursor, False) in book.noted:
+            self._compare(book, where)
+            del book.noted[cursor, False]
+        upto = book.noted.get(key, where.at(lane))
         for claim in book.claims[book.index(upto) :]:
-            row = book.row(lane, claim, progress.since)
+            if not where.ours and claim.base >= where.upto:
+                break
+            counting = where.counting(claim)
+            if not counting:
+                continue
+            row = book.row(lane, claim, min(one.since for one in counting))
+            row.claimed = where.known(lane, claim)
+            if not where.ours:
+                row.claimed += where.beyond(lane, claim)
             if row.claimed:
                 self._opened[row.key] = row
                 self._closed.pop(row.key, None)  # handed over, and back again
-        book.noted[cursor] = max(upto, book.end)
+        book.noted[key] = max(upto, book.end)
+
+    def _compare(self, book: Book, where: Where) -> None:
+        """A cursor is in Redis again, where another has moved it: see what is left."""
+        rest, lane = self._rest(book.stream), self.lane(where.cursor)
+        if rest is None or not rest.shared:
+            return
+        for row in self.ledger.open_rows([book.stream]):
+            gap = row.claimed - where.known(lane, row)
+            if row.cursor == where.cursor and where.counting(row) and gap:
+                self._gaps[row.key] = row, gap
 
     # Streams and cursors that come and go
 
-    def meet(self, stream: Stream) -> set[str]:
+    def _meet(self, name: str) -> set[str]:
         """Open the book of a stream that is new in our hands; return moved cursors.
 
         A cursor stands behind a claim that the state file has as settled when we died
         before it was written: it goes on where we were.
         """
-        rows = self.ledger.open_rows([stream.id])
-        settled = self.ledger.settled(stream.id)
-        adopted = stream.adopted and not self.ledger.is_own(stream.id)
-        noted = {row.claim: Held(row.claim, row.base, row.end, row.at) for row in rows}
-        seen = {name: held(name, claim) for name, claim in stream.claims.items()}
-        # Of a claim in both places a part has the beginning only; its row has it all.
-        claims = seen | noted if stream.disk else noted | seen
-        book = Book(stream.id, claims.values(), adopted=adopted)
+        part, rest = self._parts.get(name), self._rest(name)
+        rows = self.ledger.open_rows([name])
+        closed = self.ledger.closed(name)
+        adopted = rest.adopted if rest is not None else bool(rows)
+        if rest is None or not rest.maker:
+            adopted = adopted and not self.ledger.is_own(name)
+        claims: dict[str, Held] = {}
+        for place in (part, rest):
+            if place is not None:
+                claims |= {n: held(n, claim) for n, claim in place.claims.items()}
+            if place is part:
+                claims |= {r.claim: Held(r.claim, r.base, r.end, r.at) for r in rows}
+        book = Book(name, claims.values(), adopted=adopted)
+        book.ours = rest is not None
+        self._books[name] = book
+        for progress in part.progress.values() if part is not None else ():
+            self._begin(book, progress)
         moved = set()
-        for cursor, progress in stream.progress.items():
+        for cursor, progress in rest.progress.items() if rest is not None else ():
+            assert rest is not None
             end = progress.position
-            progress.position = before = stream.raised.pop(cursor, end)
-            self._skip(book, cursor, progress, settled)
-            claim = book.find(progress.since)
-            if claim is None or claim.base > progress.since:
-                # What was counted is of a claim that is finished, or was never ours.
-                progress.since, progress.counts = progress.position, Counts()
-            self._raise(book, cursor, progress, end, stream)
+            progress.position = before = rest.raised.pop(cursor, end)
+            self._skip(book, cursor, progress, closed)
+            book.cursors.add(cursor)
+            self._begin(book, progress)
+            self._raise(book, self.where(name, cursor), end)
             if progress.position != before:
                 moved.add(cursor)
-        self._books[stream.id] = book
         for row in rows:
-            self._judge(book, stream, row)
+            self._judge(book, rest, row)
         return moved
+
+    def _begin(self, book: Book, progress: Progress) -> None:
+        """Forget what was counted of a claim that is finished, or was never ours."""
+        claim = book.find(progress.since)
+        if claim is None or claim.base > progress.since:
+            progress.since = max(progress.since, progress.position)
+            progress.counts = Counts()
 
     def _skip(
         self,
         book: Book,
         cursor: str,
         progress: Progress,
-        settled: Mapping[tuple[str, str], int],
+        closed: Mapping[tuple[str, str], int],
     ) -> None:
+        """Move a cursor over claims whose rows say more than it does."""
         lane = self.lane(cursor)
-        while (
-            claim := book.find(lane.own(progress.position))
-        ) is not None and settled.get((claim.name, cursor), -1) >= claim.end:
-            progress.position = progress.since = claim.end
-            progress.counts = Counts()
+        while True:
+            claim = book.find(max(progress.since, lane.own(progress.position)))
+            if claim is None or closed.get((claim.name, cursor), -1) < claim.end:
+                break
+            progress.position = max(progress.position, claim.end)
+            progress.since, progress.counts = claim.end, Counts()
 
-    def _raise(
-        self, book: Book, cursor: str, progress: Progress, end: int, stream: Stream
-    ) -> None:
+    def _raise(self, book: Book, where: Where, end: int) -> None:
         """Move a cursor to what is trimmed: that is settled, but who knows how?
 
         Redis had no memory for the cursor, and we died before it had.
         """
-        lane = self.lane(cursor)
+        lane, progress = self.lane(where.cursor), where.there
+        assert progress is not None
         while (
             progress.position < end
             and (claim := book.find(progress.position)) is not None
         ):
             progress.position = max(progress.position, min(claim.base, end))
-            self._pass(book, lane, progress, stream)
+            self._pass(book, lane, where)
             last = min(claim.end, end)
             progress.counts.unknown += lane.share(progress.position, last)
             progress.position = last
-            self._pass(book, lane, progress, stream)
+            self._pass(book, lane, where)
         progress.position = max(progress.position, end)
 
-    def _judge(self, book: Book, stream: Stream, row: Row) -> None:
+    def _judge(self, book: Book, rest: Stream | None, row: Row) -> None:
         """See what is left of an open row of a stream that is in our hands again."""
-        lane, progress = self.lane(row.cursor), stream.progress.get(row.cursor)
-        if row.key in self._closed:
+        lane, where = self.lane(row.cursor), self.where(book.stream, row.cursor)
+        if rest is None or row.key in self._closed:
             return
-        if progress is None:
-            self._closed[row.key] = abandoned(row, lane, None, stream.progress)
-        elif lane.own(progress.position) >= row.end:
-            if stream.adopted:  # settled while others had it; else nobody has, or knows
+        counting = where.counting(row)
+        if where.here is None and where.there is None:
+            self._closed[row.key] = abandoned(row, lane, rest.progress)
+            return
+        if not counting:
+            if rest.shared:  # settled by another; else nobody has, or knows
                 row.handed_over = row.claimed
                 self._closed[row.key] = row
-        elif row.claim in stream.claims or stream.disk:
-            return  # what is not on our disk waits in Redis, whoever has it in hand
-        elif stream.claims and not stream.own:
+            return
+        if rest.shared and where.ours:
+            gap = row.claimed - where.known(lane, row)
+            if gap:
+                self._gaps[row.key] = row, gap
+        if row.end <= where.kept or row.claim in rest.claims:
+            return
+        if rest.claims and not rest.own:
             # Redis came back without the claim: a hole. The cursor goes over it, and
             # what the source says of that is booked.
-            stream.end = max(stream.end, row.end)
-        else:
-            if row.base <= progress.since < row.end:
-                row.counts, progress.counts = progress.counts, Counts()
-            row.counts.lost += lane.share(max(row.base, progress.position), row.end)
+            rest.end = max(rest.end, row.end)
+        elif where.there is not None and where.at(lane) >= where.kept:
+            self._take(row, where, counting)
+            row.counts.lost += lane.share(max(row.base, where.there.position), row.end)
             self._closed[row.key] = row
 
-    def leave(self, stream: Stream, cursor: str) -> None:
+    def leave(self, stream: str, cursor: str) -> None:
         """A cursor is about to be removed: book what it was still owed."""
-        book, progress = self._books.get(stream.id), stream.progress.get(cursor)
-        part = self._parts.get(stream.id)
-        behind = part.progress.get(cursor) if part is not None else None
-        if part is not None and behind is not None and behind.position < part.end:
-            progress = behind  # what it is owed in Redis comes after that
-        if book is None or progress is None:
+        book, where = self._books.get(stream), self.where(stream, cursor)
+        both = [one for one in (where.here, where.there) if one is not None]
+        if book is None or not both:
             return
-        book.extend(stream)
-        self._note(book, cursor, progress)
+        rest, part = self._rest(stream), self._parts.get(stream)
+        if rest is not None:
+            book.extend(rest)
+        self._note(book, where)
         lane = self.lane(cursor)
-        for claim in book.claims[book.index(progress.since) :]:
-            row = book.row(lane, claim, progress.since)
+        others = {f for s in (rest, part) if s is not None for f in s.progress}
+        for claim in book.claims[book.index(min(one.since for one in both)) :]:
+            counting = where.counting(claim)
+            if not counting:
+                continue
+            row = book.row(lane, claim, min(one.since for one in counting))
+            row.claimed, left = where.known(lane, claim), where.left(lane, claim)
+            beyond = 0 if where.ours else self._beyond(book, lane, where, claim)
+            row.claimed += beyond
+            self._take(row, where, counting)
+            if any(relays(lane, other) for other in others):
+                row.relayed = left + beyond
+            else:
+                row.forgotten, row.handed_over = left, beyond
             if row.claimed:
-                row = abandoned(row, lane, progress, stream.progress)
                 self._closed[row.key] = row
-        book.noted.pop(cursor, None)
+        for ours in (False, True):
+            book.noted.pop((cursor, ours), None)
 
     # To the state file
 
     def sync(self, source: Source) -> dict[str, set[str]]:
         """Look at the streams in our hands; return the cursors that were moved."""
+        self._source = source
+        if self._begins_anew:
+            self._flush_or_drop()
+            self._begins_anew = False
         moved: dict[str, set[str]] = {}
-        self._claimed = set(source.streams)
-        alone = [p for p in self._parts.values() if p.id not in source.streams]
-        for stream in [*source.streams.values(), *alone]:
-            book = self._books.get(stream.id)
-            if book is None:
-                moved[stream.id] = self.meet(stream)
-                book = self._books[stream.id]
+        names = list(dict.fromkeys([*source.streams, *self._parts]))
+        for name in names:
+            book, rest = self._books.get(name), source.streams.get(name)
+            if book is None or (rest is not None and not book.ours):
+                moved[name] = self._meet(name)
+                book = self._books[name]
                 self._elsewhere = None
-            book.extend(stream)
-            for cursor, progress in stream.progress.items():
-                self._note(book, cursor, progress)
-                self._pass(book, self.lane(cursor), progress, stream)
-            self._shorten(book, stream)
-        for finished in set(self._books) - set(source.streams) - set(self._parts):
-            del self._books[finished]
-            self._finished.add(finished)
+            if rest is not None:
+                book.extend(rest)
+            elif book.ours:
+                book.ours = False
+                self._finished.add(name)
+                self._elsewhere = None
+            for cursor in self._relayed(name, book):
+                moved.setdefault(name, set()).add(cursor)
+            progress = [s.progress for s in self._places(name)]
+            for cursor in dict.fromkeys(c for fields in progress for c in fields):
+                where = self.where(name, cursor)
+                self._note(book, where)
+                self._pass(book, self.lane(cursor), where)
+            begun = [one.since for fields in progress for one in fields.values()]
+            book.shorten(min(begun, default=book.end))
+        for finished in set(self._books).difference(names):
+            if self._books.pop(finished).ours:
+                self._finished.add(finished)
             self._elsewhere = None
         return moved
 
-    def _shorten(self, book: Book, stream: Stream) -> None:
-        """Forget claims that every cursor has passed."""
-        part = self._parts.get(stream.id, stream)
-        begun = [*stream.progress.values(), *part.progress.values()]
-        last = min((p.since for p in begun), default=book.end)
-        passed = book.index(last)
-        if passed and book.claims[-1].end > last:
-            del book.claims[:passed]
+    def _relayed(self, name: str, book: Book) -> list[str]:
+        """Return cursors that are new in Redis, and stand behind what is settled."""
+        rest = self._rest(name)
+        fresh = set(rest.progress) - book.cursors if rest is not None else set()
+        if rest is None or not fresh:
+            return []
+        book.cursors |= fresh
+        closed = self.ledger.closed(name)
+        for cursor in fresh:
+            self._skip(book, cursor, rest.progress[cursor], closed)
+        return sorted(fresh)
+
+    def _places(self, name: str) -> list[Stream]:
+        both = self._parts.get(name), self._rest(name)
+        return [one for one in both if one is not None]
 
     def write(self, source: Source) -> None:
         """Bring all rows to the disk, in one transaction; StateError when it refuses.
@@ -389,37 +642,71 @@ class Books:
         """
         self._flush()
         if self._elsewhere is None:
-            streams = self.ledger.open_streams()
-            self._elsewhere = streams - set(source.streams)
-        if self._elsewhere and source.owners is not None:
-            waiting = set(self._file.pending())
-            gone = {
-                stream
-                for stream in self._elsewhere - waiting
-                if is_gone(stream, source.owners, source.owner)
-            }
-            for row in self.ledger.open_rows(gone) if gone else ():
-                # Had it been handed over, we had not finished it: then what is open
-                # was forgotten, and the difference is to be seen.
-                part = self._parts.get(row.stream)
-                if part is not None and row.base < part.end:
-                    continue  # it is on our disk, or its beginning is
-                if row.stream not in self._finished:
-                    row.handed_over = row.claimed
-                self._closed[row.key] = row
+            self._elsewhere = self.ledger.open_streams() - set(source.streams)
+        source.sought = self._elsewhere | set(self._parts)
+        if self._elsewhere:
+            for name in sorted(self._elsewhere):
+                if (fate := self.fate(name)) is not Fate.WAITING:
+                    self._settle_elsewhere(name, fate)
+                    self._elsewhere.discard(name)
             self._flush()
-            self._elsewhere -= gone
         now = self._clock.monotonic()
         if now >= self._fold_at:
             self._fold_at = now + FOLD_SECONDS
             self.ledger.fold(self._clock.now())
 
+    def _settle_elsewhere(self, name: str, fate: Fate) -> None:
+        """Close the rows of a stream that does not come back."""
+        lost = 0
+        for row in self.ledger.open_rows([name]):
+            where = self.where(name, row.cursor)
+            if where.here is not None and row.base < where.upto:
+                continue  # it is on our disk, or its beginning is
+            if fate is Fate.ELSEWHERE:
+                row.handed_over = row.claimed
+            elif fate is Fate.VANISHED:
+                row.counts.lost = row.claimed
+                lost += row.claimed
+            # Had it been handed over, we had not finished it: then what is open was
+            # forgotten, and the difference is to be seen.
+            self._closed[row.key] = row
+        if lost:
+            logger.error(
+                "a stream has vanished from Redis, its records are lost",
+                extra={"prefix": "main", "batch": name, "records": lost},
+            )
+
     def _flush(self) -> None:
-        if self._opened or self._closed:
-            opened, closed = self._opened.values(), self._closed.values()
-            self.ledger.write(opened, closed, self._clock.now())
+        if self._opened or self._gaps or self._closed:
+            self.ledger.write(
+                self._opened.values(),
+                self._gaps.values(),
+                self._closed.values(),
+                self._clock.now(),
+                self._part_cursors(),
+            )
             self._opened.clear()
+            self._gaps.clear()
             self._closed.clear()
+            self._touched.clear()
+
+    def _flush_or_drop(self) -> None:
+        """Bring rows from before a lost lease to the disk, before any is read."""
+        try:
+            self._flush()
+        except StateError as exc:
+            logger.error("rows of the ledger are lost", extra={"reason": str(exc)})
+            for rows in (self._opened, self._gaps, self._closed, self._touched):
+                rows.clear()
+
+    def _part_cursors(self) -> dict[str, dict[str, bytes]]:
+        """Return cursors that must not count again what is in a row now."""
+        found: dict[str, dict[str, bytes]] = {}
+        for name, cursor in self._touched:
+            part = self._parts.get(name)
+            if part is not None and cursor in part.progress:
+                found.setdefault(name, {})[cursor] = pack(part.progress[cursor])
+        return found
 
 
 def held(name: str, claim: Claim) -> Held:
@@ -427,35 +714,16 @@ def held(name: str, claim: Claim) -> Held:
     return Held(name, claim.base, claim.end, claim.at or ulid_time(name))
 
 
-def is_gone(stream: str, owners: Mapping[str, str], owner: str) -> bool:
-    """Say whether a stream that was ours is another's now, or was finished by one."""
-    holder = owners.get(stream)
-    if holder is None:
-        return True
-    name = owner.partition("#")[0]
-    return bool(holder) and holder.partition("#")[0] != name
-
-
-def abandoned(
-    row: Row,
-    lane: Lane,
-    progress: Progress | None,
-    others: Iterable[str],
-) -> Row:
-    """Return the row as it is closed when its cursor is removed.
+def abandoned(row: Row, lane: Lane, others: Iterable[str]) -> Row:
+    """Return an open row as it is closed when its cursor was removed elsewhere.
 
     What a pump was still owed is forgotten with it. Where only the number of its
     workers has changed, its new lanes are owed the rest, in rows of their own.
     """
-    at = row.base if progress is None else max(row.base, progress.position)
-    if progress is not None and row.base <= progress.since < row.end:
-        row.counts = progress.counts
-    rest = row.claimed if progress is None else lane.share(at, row.end)
     if any(relays(lane, cursor) for cursor in others):
-        row.claimed -= rest
-        row.corrected = True
+        row.relayed = row.claimed
     else:
-        row.forgotten = rest
+        row.forgotten = row.claimed
     return row
 
 

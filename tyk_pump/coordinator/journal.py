@@ -10,7 +10,7 @@ stays ours to deliver.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -23,7 +23,6 @@ from tyk_pump.coordinator.windows import Frame, Windows
 from tyk_pump.errors import StateError
 from tyk_pump.source.claims import (
     Claim,
-    Counts,
     Progress,
     Source,
     Stream,
@@ -84,9 +83,8 @@ class Journal:
                 if one.codec != disk.GAP:
                     stream.claims[one.name] = _claim(one)
             stream.uptime = any(map(cursors.of_uptime, stream.progress))
-            stream.trimmed = min(
-                (p.position for p in stream.progress.values()), default=part.kept
-            )
+            at = [one.position for one in stream.progress.values()]
+            stream.trimmed = min([part.kept, *at])
             self.parts[part.stream] = stream
         self.frames, self.bytes = self._store.size()
 
@@ -108,6 +106,12 @@ class Journal:
     def kept(self, stream: str) -> int:
         """Return the position up to which a stream was copied."""
         return self._kept.get(stream, 0)
+
+    def reached(self, stream: str, field: str) -> int:
+        """Return where a cursor is in Redis at least: behind what the disk knows."""
+        kept, part = self.kept(stream), self.parts.get(stream)
+        here = part.progress.get(field) if part is not None else None
+        return max(kept, here.position) if here is not None else kept
 
     # From Redis to the disk
 
@@ -238,9 +242,10 @@ class Journal:
             spans[stream.id] = stream, first, frame.end
         progress: dict[str, dict[str, Progress]] = {}
         left: dict[str, dict[str, Progress]] = {}
-        for name, (stream, first, end) in spans.items():
+        for name, (stream, _, end) in spans.items():
             for field, cursor in stream.progress.items():
-                here, there = _split(self.parts.get(name), field, cursor, first, end)
+                part = self.parts.get(name)
+                here, there = _split(part, stream, field, cursor, end)
                 progress.setdefault(name, {})[field] = here
                 left.setdefault(name, {})[field] = there
         packed = {
@@ -346,6 +351,11 @@ class Journal:
         self._moved.add((stream, field))
 
     @property
+    def unwritten(self) -> bool:
+        """True when the disk does not have every cursor as it is."""
+        return bool(self._moved)
+
+    @property
     def due(self) -> bool:
         """True when there are cursors to write."""
         return bool(self._moved) and self._clock.monotonic() >= self._disk_at
@@ -383,8 +393,11 @@ class Journal:
         self._moved = {one for one in self._moved if one[1] != field}
         self._store.forget_cursor(field)
 
-    def prune(self, held: Mapping[str, Stream]) -> list[str]:
-        """Remove settled frames whose time has passed, and parts that are done with."""
+    def prune(self, held: Collection[str]) -> list[str]:
+        """Remove settled frames whose time has passed, and parts that are done with.
+
+        `held` are streams of which more may come, or is to be known.
+        """
         now = self._clock.monotonic()
         if now < self._prune_at or now < self._disk_at or self._moved:
             return []
@@ -444,32 +457,29 @@ class Journal:
 
 
 def _split(
-    part: Stream | None, field: str, cursor: Progress, first: int, end: int
+    part: Stream | None, stream: Stream, field: str, cursor: Progress, end: int
 ) -> tuple[Progress, Progress]:
-    """Return where a pump is in a part that grew by `first` to `end`, and in Redis.
+    """Return where a pump is in a part that grows to `end`, and where in Redis.
 
-    Whoever had settled the part may be ahead in Redis; what is known of the claim that
-    it is in goes where its cursor is.
+    Who has settled the part may be ahead in Redis, even beyond the end: the part has
+    all that is known of the claim in hand then, since Redis is told of it later.
     """
-    before = None if part is None else part.progress.get(field)
-    behind = msgspec.structs.replace(cursor, position=end, since=end, counts=Counts())
-    lane = Lane(*cursors.parts(field))
-    # A lane may have nothing of its own in what is left of the part.
-    if part and before and lane.own(before.position) < part.end:
-        return before, behind
-    if part is None or before is None or cursor.since > part.end:
-        # Nothing here belongs to the claim that it is in, in Redis.
-        before = msgspec.structs.replace(
-            before or Progress(), since=min(cursor.since, end), counts=Counts()
-        )
-    if cursor.position >= end:
-        return msgspec.structs.replace(before, position=end), cursor
-    here = msgspec.structs.replace(
-        before,
-        position=max(cursor.position, first),
-        counts=before.counts + cursor.counts,
-    )
-    return here, behind
+    here = part.progress.get(field) if part is not None else None
+    there = Progress(max(cursor.position, end), cursor.filtered, cursor.dead)
+    if here is None:
+        return msgspec.structs.replace(cursor), there
+    assert part is not None
+    if Lane(*cursors.parts(field)).own(here.position) < part.end:
+        return here, Progress(end, cursor.filtered, cursor.dead)
+    found = stream.find(cursor.since)
+    if found is not None and found[1].base <= here.since <= cursor.since:
+        since, counts = here.since, here.counts + cursor.counts
+    else:
+        since, counts = cursor.since, cursor.counts
+    position = max(here.position, cursor.position)
+    return msgspec.structs.replace(
+        cursor, position=position, since=since, counts=counts
+    ), there
 
 
 def _gap(stream: str, first: int, end: int) -> disk.Frame:

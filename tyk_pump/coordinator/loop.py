@@ -315,7 +315,8 @@ class Coordinator:
         for field in foreign:
             if outdated(field, self.workers):
                 self._settler.write(source, self.workers)  # its new lanes go on first
-                self._settler.leave(field, source)
+                if self._settler.all_written(source):
+                    self._settler.leave(field, source)
             elif field not in self._unknown:
                 self._unknown[field] = now
                 logger.warning(
@@ -372,6 +373,8 @@ class Coordinator:
                 # A cursor that is ahead of what is copied stays in Redis: after a
                 # crash it must not be found behind it.
                 self._settler.write(source, self.workers)
+            if self._settler.error:
+                return  # rows come before the cursors beyond them, and the disk refuses
             owed = self._settler.books.owed
             copied.extend(self._journal.copy(source, self._windows, owed))
 

@@ -68,12 +68,16 @@ class Settler:
             self._moved |= {(stream, field) for field in fields}
         self._due = True
 
+    def all_written(self, source: Source) -> bool:
+        """Say whether Redis and the disk have every cursor as it is."""
+        if self.books.undecided:
+            return False  # what follows a part on the disk is not in our hands yet
+        return not (self._moved or self._journal.unwritten or source.owing)
+
     def leave(self, field: str, source: Source) -> None:
         """Remove a cursor everywhere, and book what it was owed."""
-        parts = self._journal.parts
-        alone = [part for name, part in parts.items() if name not in source.streams]
-        for stream in [*source.streams.values(), *alone]:
-            self.books.leave(stream, field)
+        for name in {*source.streams, *self._journal.parts}:
+            self.books.leave(name, field)
         self._journal.forget(field)
         source.forget(field)
         self._due = True
@@ -180,15 +184,16 @@ class Settler:
 
     def _move(self, lane: Lane, done: Outcome, source: Source) -> None:
         became = Counts(done.delivered, done.filtered, len(done.dead), done.lost)
+        if not self.knows(done.stream):
+            self.look_at_streams(source)
+        stream = source.streams.get(done.stream)
         part = self._journal.part_at(done.stream, done.first)
         if part is not None:
-            # It may have been read in Redis, and the beginning been copied since.
-            self._add(lane, part, min(done.end, part.end), became)
-            if done.end <= part.end:
-                return
-            became = Counts()
-        stream = source.streams.get(done.stream)
-        if stream is not None:
+            self._add(lane, part, done.end, became)
+            if done.end > part.end and stream is not None:
+                # It was read in Redis, and the beginning has been copied since.
+                self._moved.add((stream.id, lane.field))
+        elif stream is not None:
             self._add(lane, stream, done.end, became)
 
     def _add(self, lane: Lane, stream: Stream, end: int, became: Counts) -> None:
@@ -222,8 +227,10 @@ class Settler:
                 passed = min(passed, at)
             return passed
 
+        undecided = self.books.undecided
         for stream in self._journal.streams(source.streams.values()):
-            self._relay(stream, workers)
+            if stream.id not in undecided:
+                self._relay(stream, source, workers)
         self.look_at_streams(source)
         held = self._write_books(source)
         self._journal.write(settled, held)
@@ -248,7 +255,8 @@ class Settler:
             _drop_streams(
                 known - set(source.streams) - set(self._journal.parts), workers
             )
-        _drop_streams(self._journal.prune(source.streams), workers)
+        waiting = {*source.streams, *self.books.undecided}
+        _drop_streams(self._journal.prune(waiting), workers)
         self._moved &= held
         self._due = False
         self._count(source)
@@ -284,7 +292,9 @@ class Settler:
         self.error = ""
         return set()
 
-    def _relay(self, stream: Stream, workers: Sequence[WorkerHandle]) -> None:
+    def _relay(
+        self, stream: Stream, source: Source, workers: Sequence[WorkerHandle]
+    ) -> None:
         """When a pump's number of workers has changed, its new lanes go on.
 
         They begin where the old lanes leave nothing unsettled; what one of those had
@@ -302,6 +312,10 @@ class Settler:
             ]
             if old:
                 position = min(other.settled(stream) for other in old)
+                rest = source.streams.get(stream.id)
+                if stream.disk and position >= stream.end and rest is not None:
+                    # They are in Redis, all of them: the part has that place too.
+                    position = min(other.settled(rest) for other in old)
                 stream.progress[lane.field] = Progress(position=position)
                 self._mark(stream, lane.field)
 

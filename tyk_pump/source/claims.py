@@ -6,9 +6,11 @@ reports are a stream of their own: what a pump has no cursor in, it is not owed.
 this stands in Redis, under the operator's key prefix:
 
     tyk-pump:streams          hash: stream -> owner ("" when given back)
-    tyk-pump:stream:<stream>  hash: claim:<ulid> -> the claim, pump:<field> -> cursor
+    tyk-pump:stream:<stream>  hash: claim:<ulid> -> the claim, pump:<field> -> cursor,
+                              holder:<instance name> of all that have held it
     tyk-pump:lease:<owner>    a living owner; owner = instance name # incarnation
     tyk-pump:instances        hash: instance name -> incarnation that started last
+    tyk-pump:finished:<stream>  who finished a stream that others had held; it expires
     {<list>}:claim:<ulid>     a claimed list, in the list's own hash slot
 
 Nothing is assumed about a command whose answer was lost. An intent is written before a
@@ -55,7 +57,11 @@ LOOK_BACK = 100
 CLAIM = "claim:"
 PUMP = "pump:"
 HOLDER = "holder:"
-"""Field of a stream's hash: an instance that has adopted it once."""
+"""Field of a stream's hash: an instance that has held it once."""
+MAKER = b"made"
+"""Value of that field for the instance whose claims they are from the beginning."""
+FINISHED_SECONDS = 30 * 86400
+"""How long it is known of a stream that it was finished, and did not vanish."""
 
 
 class FieldBook(Protocol):
@@ -76,6 +82,9 @@ class Shelf(Protocol):
 
     def kept(self, stream: str) -> int:
         """Return the position up to which the stream was copied to our disk."""
+
+    def reached(self, stream: str, field: str) -> int:
+        """Return where our disk says that a cursor is: nobody else knows it better."""
 
 
 class Claim(msgspec.Struct, array_like=True):
@@ -125,6 +134,12 @@ class Progress(msgspec.Struct, array_like=True):
         if self.since < 0:
             self.since = self.position
 
+    def go_behind(self, position: int) -> None:
+        """Move to a position if that is further: another cursor knows of the rest."""
+        if max(self.position, self.since) <= position and self.since < position:
+            self.position = self.since = position
+            self.counts = Counts()
+
 
 class Stream(msgspec.Struct):
     """A stream that we own."""
@@ -140,14 +155,18 @@ class Stream(msgspec.Struct):
     end: int = 0
     trimmed: int = 0
     progress: dict[str, Progress] = msgspec.field(default_factory=dict)
+    maker: str = ""
+    """Name of the instance that claimed it, where that is known."""
     adopted: bool = False
-    """True when another instance owned it last, as far as that can be told."""
+    """True when another instance has claimed it, as far as that can be told."""
     raised: dict[str, int] = msgspec.field(default_factory=dict)
     """Where cursors stood that were behind what is trimmed, before they were moved."""
     registered: bool = True
     """False when Redis is to be told of the stream (again)."""
     holders: frozenset[str] = frozenset()
-    """Names of the instances that have adopted it, as far as they wrote it down."""
+    """Names of the instances that have held it, as far as they wrote it down."""
+    shared: bool = False
+    """True when another instance than we may have settled a part of it."""
     disk: bool = False
     """True for a stream's part in the state file: its claims have no keys in Redis."""
 
@@ -187,6 +206,10 @@ class Keys:
         self.prefix = prefix
         self.streams = f"{prefix}tyk-pump:streams"
         self.instances = f"{prefix}tyk-pump:instances"
+
+    def finished(self, stream: str) -> str:
+        """Return the key of the note that somebody has finished a stream."""
+        return f"{self.prefix}tyk-pump:finished:{stream}"
 
     def stream(self, name: str) -> str:
         """Return the key of a stream's hash."""
@@ -234,6 +257,10 @@ class Source:
         self._foreign: list[str] = []  # owners seen at the last look
         self.owners: dict[str, str] | None = None
         """Owner of each stream at the last look; None before the first one."""
+        self.sought: Collection[str] = ()
+        """Streams of which somebody wants to know what became of them."""
+        self.finished: dict[str, str] = {}
+        """Those that Redis does not have: who finished them, "" where nobody did."""
         self._owed: dict[str, dict[str, bytes]] = {}  # refused for want of memory
         self._booked = False
         self._own: dict[bool, Stream] = {}  # by whether it is of uptime reports
@@ -371,6 +398,7 @@ class Source:
         self._renewed(renewal, began)
         owners = {text(k): text(v) for k, v in pairs(streams).items()}
         self._compare_owners(owners)
+        self._look_for_finished(owners)
         self.owners = owners
         alive = dict(zip(foreign, rest, strict=False))
         rest = rest[len(foreign) :]
@@ -388,10 +416,16 @@ class Source:
             self._finish([])
         return Look(lengths, claimed, adopted)
 
+    def _look_for_finished(self, owners: Mapping[str, str]) -> None:
+        """Ask after streams that are gone; a note is older than the going."""
+        gone = [name for name in self.sought if name not in owners]
+        self.finished = finished(self._link, self._keys, gone)
+
     def _compare_owners(self, owners: Mapping[str, str]) -> None:
         for stream in list(self.streams.values()):
             owner = owners.get(stream.id)
             if owner is None:
+                self._ask_who_finished(stream)
                 # Redis came back with older data: it is told of our stream again.
                 stream.registered = stream.registered and not self._leased
             elif owner not in self._owners:
@@ -464,6 +498,7 @@ class Source:
             return own
         name = ulid(self._clock.now())
         stream = Stream(id=name, own=True, uptime=uptime, registered=False)
+        stream.maker, stream.holders = self._name, frozenset([self._name])
         stream.progress = {field: Progress() for field in self._owed_by(stream)}
         self.streams[stream.id] = self._own[uptime] = stream
         return stream
@@ -718,8 +753,16 @@ class Source:
                 # Adopted, settled and removed: what we have written there is nobody's.
                 self._ask([("UNLINK", self._keys.stream(stream.id))])
                 raise LeaseLost(f"stream {stream.id} is gone")
+            self._ask_who_finished(stream)
             stream.registered = False
             self._write_fields(stream, {})
+
+    def _ask_who_finished(self, stream: Stream) -> None:
+        """LeaseLost when another has finished a stream while we had no lease yet."""
+        if stream.registered:
+            who = finished(self._link, self._keys, [stream.id])[stream.id]
+            if who not in ("", self._name):
+                raise LeaseLost(f"stream {stream.id} was finished by {who}")
 
     def _booked_fields(self, stream: Stream) -> dict[str, bytes]:
         """Return what waits in the state file: no later claim may go before it."""
@@ -727,6 +770,26 @@ class Source:
             return {}
         booked = self._book.pending().get(stream.id, {})
         return {**booked, **self._all_fields(stream)} if booked else {}
+
+    def _with_booked(
+        self, stream: str, fields: Mapping[str, bytes]
+    ) -> Mapping[str, bytes]:
+        """Return a stream's fields with what the state file knows of it and Redis not.
+
+        A claim that Redis has as an intent may have its note there.
+        """
+        booked = self._book.pending().get(stream, {}) if self._booked else {}
+        later = {
+            field: value
+            for field, value in booked.items()
+            if field not in fields
+            or (field.startswith(CLAIM) and is_intent(fields[field]))
+        }
+        claims = [field for field in later if field.startswith(CLAIM)]
+        keys = [unpack(later[field], Claim).key for field in claims]
+        found = self._ask([("EXISTS", key) for key in keys])
+        gone = {field for field, there in zip(claims, found, strict=True) if not there}
+        return {**fields, **{f: v for f, v in later.items() if f not in gone}}
 
     def _put_in_book(self, stream: str, fields: Mapping[str, bytes]) -> None:
         try:
@@ -744,6 +807,8 @@ class Source:
 
     def _all_fields(self, stream: Stream) -> dict[str, bytes]:
         everything = {PUMP + f: pack(p) for f, p in stream.progress.items()}
+        for name in stream.holders:
+            everything[HOLDER + name] = MAKER if name == stream.maker else b""
         for name, claim in (*stream.claims.items(), *stream.intents.items()):
             everything[CLAIM + name] = pack(claim)
         return everything
@@ -782,7 +847,16 @@ class Source:
                 for field, value in fields.items()
                 if field not in claims
             ]
-            commands += [("HSET", key, field, claims[field]) for field in there]
+            # A note is later than an intent, wherever each of them was written.
+            commands += [
+                (
+                    "HSETNX" if is_intent(claims[field]) else "HSET",
+                    key,
+                    field,
+                    claims[field],
+                )
+                for field in there
+            ]
             commands.append(("HSETNX", self._keys.streams, name, ""))
             replies = self._link.execute(commands)
             if any(map(out_of_memory, replies)):
@@ -831,7 +905,7 @@ class Source:
         # First: whoever has a part of the stream on its disk is to know that ours
         # are not the only hands in which the rest has been.
         key, mark = self._keys.stream(name), HOLDER + self._name
-        (reply,) = self._link.execute([("HSET", key, mark, "")])
+        (reply,) = self._link.execute([("HSETNX", key, mark, "")])
         if out_of_memory(reply):
             return False
         raise_first([reply])
@@ -840,10 +914,12 @@ class Source:
                 self._ask([("HDEL", key, mark)])
             return False
         stream = self._load(name)
-        # Who gave it back has left no name, and ours may be there from an attempt to
-        # adopt it; the ledger knows our own streams.
-        others = not owner.startswith(f"{self._name}#")
-        stream.adopted = others or owner == self.owner
+        if not stream.maker:
+            # Made by an older version, that did not write it down. Our name may be
+            # there from an attempt to adopt it; the ledger knows our own streams.
+            others = not owner.startswith(f"{self._name}#")
+            stream.adopted = others or owner == self.owner
+            stream.shared = stream.shared or stream.adopted
         self._keep(stream)
         return True
 
@@ -858,15 +934,19 @@ class Source:
         stream = Stream(id=name, own=False)
         claims: list[tuple[str, Claim]] = []
         holders: set[str] = set()
-        for raw_field, raw in pairs(reply).items():
-            field = text(raw_field)
+        fields = {text(field): value for field, value in pairs(reply).items()}
+        for field, raw in self._with_booked(name, fields).items():
             if field.startswith(HOLDER):
                 holders.add(field[len(HOLDER) :])
+                if raw == MAKER:
+                    stream.maker = field[len(HOLDER) :]
             elif field.startswith(PUMP):
                 stream.progress[field[len(PUMP) :]] = unpack(raw, Progress)
             elif field.startswith(CLAIM):
                 claims.append((field[len(CLAIM) :], unpack(raw, Claim)))
         stream.holders = frozenset(holders)
+        stream.shared = bool(stream.holders - {self._name})
+        stream.adopted = stream.maker not in ("", self._name)
         claims.sort(key=lambda item: item[1].base)
         stream.uptime = any(claim.codec == UPTIME_CODEC for _, claim in claims)
         for claim_name, claim in claims:
@@ -883,12 +963,12 @@ class Source:
             if not int(length) or stream.trimmed < claim.base:
                 continue
             stream.trimmed = max(stream.trimmed, claim.base + gone)
-        kept = self._shelf.kept(name)
         for field, progress in stream.progress.items():
-            if progress.position < kept:
-                # The disk has the rest of what it was in, and what is known of it.
-                progress.position = progress.since = kept
-                progress.counts = Counts()
+            # The disk has the rest of what it was in, and what is known of it.
+            if stream.shared:
+                progress.go_behind(self._shelf.kept(name))
+            else:
+                progress.go_behind(self._shelf.reached(name, field))
             if progress.position < stream.trimmed:
                 stream.raised[field] = progress.position
                 progress.position = stream.trimmed
@@ -1003,9 +1083,15 @@ class Source:
 
     def _finish(self, finished: Sequence[tuple[Stream, str]]) -> None:
         """Forget claims whose keys are gone, then past streams without claims."""
+        keys: list[Command] = []
         for stream, name in finished:
-            stream.claims.pop(name, None)
+            claim = stream.claims.pop(name, None)
             self._missing.pop(name, None)
+            if claim is not None and claim.offset + claim.length >= claim.total:
+                keys.append(("UNLINK", claim.key))
+        # Once more, lest a Redis that has just come back with older data has one again
+        # of which nothing would tell.
+        self._ask(keys)
         by_stream: dict[str, list[str]] = {}
         for stream, name in finished:
             by_stream.setdefault(stream.id, []).append(CLAIM + name)
@@ -1028,6 +1114,14 @@ class Source:
             if not stream.own:
                 self._keep(self._load(stream.id))
             return
+        holders = {f[len(HOLDER) :] for f in map(text, fields) if f.startswith(HOLDER)}
+        if holders - {self._name}:
+            # For those who have rows of it in their books, and do not hold it.
+            note = ("SET", self._keys.finished(stream.id), self._name)
+            (reply,) = self._link.execute([(*note, "EX", FINISHED_SECONDS)])
+            if out_of_memory(reply):
+                return  # it is a hash without claims, and waits for better days
+            raise_first([reply])
         # The hash goes first: a stream without one is removed by its next adopter.
         # Only these fields: one that is written just now keeps the hash alive.
         if fields:
@@ -1035,6 +1129,11 @@ class Source:
         self._ask([("HDEL", self._keys.streams, stream.id)])
         self.streams.pop(stream.id, None)
         self._owed.pop(stream.id, None)
+
+    @property
+    def owing(self) -> bool:
+        """True when Redis had no memory for a cursor."""
+        return any(self._owed.values())
 
     # Pumps that come and go
 
@@ -1088,6 +1187,22 @@ class Source:
         if not tolerant:
             raise_first(replies)
         return replies
+
+
+def finished(link: Link, keys: Keys, streams: Sequence[str]) -> dict[str, str]:
+    """Return who finished these streams, "" where nobody has left a note of it."""
+    replies = link.execute([("GET", keys.finished(name)) for name in streams])
+    raise_first(replies)
+    return {
+        name: text(reply) if reply is not None else ""
+        for name, reply in zip(streams, replies, strict=True)
+    }
+
+
+def is_intent(raw: bytes) -> bool:
+    """Say whether a claim's field says only what was about to be renamed."""
+    claim: Claim = unpack(raw, Claim)
+    return claim.base < 0
 
 
 def raise_first(replies: Iterable[Any]) -> None:

@@ -15,6 +15,9 @@ from tyk_pump import cursors
 from tyk_pump.errors import ConfigError
 from tyk_pump.source.claims import (
     CLAIM,
+    FINISHED_SECONDS,
+    HOLDER,
+    MAKER,
     PUMP,
     Claim,
     Keys,
@@ -94,6 +97,10 @@ class StreamLine(msgspec.Struct):
     owner: str
     claims: dict[str, Claim]
     progress: dict[str, Progress]
+    holders: set[str] = msgspec.field(default_factory=set)
+    """Names of the instances that have held it."""
+    maker: str = ""
+    """Name of the one that has claimed it."""
 
 
 def list_streams(link: Link, prefix: str) -> dict[str, StreamLine]:
@@ -112,7 +119,11 @@ def read_stream(owner: str, fields: Mapping[str, bytes]) -> StreamLine:
     """Return a stream from the fields of its hash."""
     line = StreamLine(owner, {}, {})
     for field, raw in fields.items():
-        if field.startswith(PUMP):
+        if field.startswith(HOLDER):
+            line.holders.add(field[len(HOLDER) :])
+            if raw == MAKER:
+                line.maker = field[len(HOLDER) :]
+        elif field.startswith(PUMP):
             line.progress[field[len(PUMP) :]] = unpack(raw, Progress)
         elif field.startswith(CLAIM):
             claim: Claim = unpack(raw, Claim)
@@ -179,8 +190,9 @@ def return_claims(
                 _count(returned, one.list, _push_back(link, one, mark))
     for raw_name in pairs(streams):
         name = text(raw_name)
+        note = ("SET", keys.finished(name), "returned", "EX", FINISHED_SECONDS)
         commands = [("UNLINK", keys.stream(name)), ("HDEL", keys.streams, name)]
-        _checked(link, commands)
+        _checked(link, [note, *commands])
     for part in parts.values():
         part.returned()
     _checked(link, [("UNLINK", mark) for mark in dict.fromkeys(marks)])

@@ -253,12 +253,12 @@ class FrameStore:
             )
             for stream, end in ends.items():
                 _put_part(db, stream, kept=end)
-            _put_cursors(db, cursors)
+            put_cursors(db, cursors)
 
     def move(self, cursors: Mapping[str, Mapping[str, bytes]]) -> None:
         """Write where pumps are in parts: stream -> cursor name -> Progress, packed."""
         with self._file.transaction() as db:
-            _put_cursors(db, cursors)
+            put_cursors(db, cursors)
 
     def forget_cursor(self, cursor: str) -> None:
         """A removed pump is owed nothing of any part."""
@@ -356,9 +356,10 @@ def _put_part(db: sqlite3.Connection, stream: str, *, kept: int) -> None:
     )
 
 
-def _put_cursors(
+def put_cursors(
     db: sqlite3.Connection, cursors: Mapping[str, Mapping[str, bytes]]
 ) -> None:
+    """Write where pumps are in parts, in a transaction of somebody."""
     db.executemany(
         """INSERT OR REPLACE INTO part_cursors (stream, cursor, value, digest)
         VALUES (?, ?, ?, ?)""",

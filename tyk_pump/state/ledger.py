@@ -13,13 +13,14 @@ transaction: what is kept must be what was stored less what has gone.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from tyk_pump import cursors
 from tyk_pump.cursors import Counts
+from tyk_pump.state import journal
 
 if TYPE_CHECKING:
     from tyk_pump.state.file import StateFile
@@ -67,6 +68,7 @@ TABLES: Final = (
         base INTEGER NOT NULL,
         end INTEGER NOT NULL,
         closed REAL,
+        passed INTEGER NOT NULL DEFAULT 0,
         {_columns()},
         PRIMARY KEY (stream, claim, cursor)
     ) WITHOUT ROWID""",
@@ -119,15 +121,18 @@ class Row(msgspec.Struct, kw_only=True):
     base: int
     end: int
     claimed: int
-    """Records that the pump is owed of it, noted before the first was delivered."""
+    """Records that the pump is owed of it, noted before the first was delivered; of
+    a row that was read, those of which nothing is booked yet."""
     adopted: bool = False
     counts: Counts = msgspec.field(default_factory=Counts)
     forgotten: int = 0
     """Owed to a pump that was removed."""
     handed_over: int = 0
     """Another instance has the claim now, and books all of it."""
-    corrected: bool = False
-    """True where `claimed` is to be written anew when the row is closed."""
+    relayed: int = 0
+    """Owed to other lanes of the pump now: as if it had not been claimed here."""
+    passed: bool = False
+    """True when the cursor has gone over the claim's end in our hands."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -209,13 +214,26 @@ class Ledger:
         self._file = file
 
     def write(
-        self, opened: Collection[Row], closed: Collection[Row], now: float
+        self,
+        opened: Iterable[Row],
+        gaps: Iterable[tuple[Row, int]],
+        closed: Iterable[Row],
+        now: float,
+        places: Mapping[str, Mapping[str, bytes]] | None = None,
     ) -> None:
-        """Open rows, then close rows, in one transaction."""
+        """Open rows, adjust open ones, then close rows, in one transaction.
+
+        A gap is what another has done of a row; below zero, what is done twice.
+        `places` are cursors in parts on the disk: what they had counted is in rows now.
+        """
         with self._file.transaction() as db:
-            db.executemany(_OPEN, map(_values, opened))
-            for row in closed:
-                db.execute(_CORRECT if row.corrected else _CLOSE, [*_values(row), now])
+            db.executemany(_OPEN, ([*_values(row), None] for row in opened))
+            db.executemany(_ADJUST, ((gap, *row.key) for row, gap in gaps))
+            db.executemany(
+                _CLOSE,
+                ([*_values(row), now, row.relayed, row.relayed, now] for row in closed),
+            )
+            journal.put_cursors(db, places or {})
 
     def fold(self, now: float) -> None:
         """Let go of rows that were closed long ago, and make old hours into days."""
@@ -256,7 +274,8 @@ class Ledger:
             values = [msgspec.json.encode(list(streams)).decode()]
         with self._file.transaction(write=False) as db:
             rows = db.execute(
-                f"""SELECT stream, claim, cursor, at, base, end, claimed, adopted > 0
+                f"""SELECT stream, claim, cursor, at, base, end,
+                    claimed - {_BOOKED}, adopted > 0
                 FROM ledger WHERE {condition} ORDER BY stream, base, cursor""",
                 values,
             ).fetchall()
@@ -300,13 +319,12 @@ class Ledger:
             ).fetchone()
         return row is not None
 
-    def settled(self, stream: str) -> dict[tuple[str, str], int]:
-        """Return up to where rows are closed as settled by us, by claim and cursor."""
+    def closed(self, stream: str) -> dict[tuple[str, str], int]:
+        """Return up to where closed rows were passed by their cursors, -1 if not."""
         with self._file.transaction(write=False) as db:
             rows = db.execute(
-                """SELECT claim, cursor, end FROM ledger
-                WHERE stream = ? AND closed IS NOT NULL
-                    AND forgotten = 0 AND handed_over = 0 AND claimed > 0""",
+                """SELECT claim, cursor, CASE WHEN passed THEN end ELSE -1 END
+                FROM ledger WHERE stream = ? AND closed IS NOT NULL""",
                 (stream,),
             ).fetchall()
         return {(claim, cursor): end for claim, cursor, end in rows}
@@ -411,28 +429,44 @@ def hour_of(at: float) -> int:
     return int(at // HOUR) * HOUR
 
 
-_FIELDS: Final = ("stream", "claim", "cursor", "pump", "hour", "at", "base", "end")
-_MARKS: Final = ", ".join("?" for _ in range(len(_FIELDS) + len(_SUMS)))
+_FIELDS: Final = (
+    *("stream", "claim", "cursor", "pump", "hour", "at", "base", "end", "passed"),
+    *_SUMS,
+    "closed",
+)
 _INSERT: Final = (
-    f"INSERT INTO ledger ({', '.join(_FIELDS)}, {', '.join(_SUMS)}, closed) VALUES"
+    f"INSERT INTO ledger ({', '.join(_FIELDS)})"
+    f" VALUES ({', '.join('?' for _ in _FIELDS)})"
 )
-_NUMBERS: Final = ", ".join(
-    f"{name} = excluded.{name}" for name in _SUMS if name not in ("claimed", "adopted")
-)
-# Reopened: it was handed over and has come back. One that is open stays as noted.
-_OPEN: Final = f"""{_INSERT} ({_MARKS}, NULL)
+_BECAME: Final = [name for name in _SUMS if name not in ("claimed", "adopted")]
+_BOOKED: Final = f"({' + '.join(_BECAME)})"
+_LEFT: Final = "max(0, excluded.claimed - handed_over - lost - forgotten)"
+# Reopened: it was handed over, given up or relayed, and has come back. What is owed
+# again is no more what it was booked as; what we have delivered of it before stays.
+_OPEN: Final = f"""{_INSERT}
     ON CONFLICT (stream, claim, cursor) DO UPDATE SET
-    claimed = excluded.claimed, adopted = excluded.adopted, {_NUMBERS}, closed = NULL
-    WHERE closed IS NOT NULL"""
+    handed_over = max(0, handed_over - excluded.claimed),
+    lost = max(0, lost - max(0, excluded.claimed - handed_over)),
+    forgotten = max(0, forgotten - max(0, excluded.claimed - handed_over - lost)),
+    claimed = claimed + {_LEFT},
+    adopted = CASE WHEN adopted THEN adopted + {_LEFT} ELSE 0 END,
+    closed = NULL
+    WHERE closed IS NOT NULL AND NOT passed"""
 # What was owed is what was noted when the claim was made: closing tells no more of it
-# than what became of it.
-_CLOSE: Final = f"""{_INSERT} ({_MARKS}, ?)
+# than what became of it. Of an open row that is added, of a closed one it is a repeat.
+_NUMBERS: Final = ", ".join(
+    f"""{name} = CASE WHEN closed IS NULL THEN {name} ELSE 0 END + excluded.{name}"""
+    for name in _BECAME
+)
+_CLOSE: Final = f"""{_INSERT}
     ON CONFLICT (stream, claim, cursor) DO UPDATE SET
-    {_NUMBERS}, closed = excluded.closed"""
-_CORRECT: Final = f"""{_INSERT} ({_MARKS}, ?)
-    ON CONFLICT (stream, claim, cursor) DO UPDATE SET
-    claimed = excluded.claimed, adopted = excluded.adopted, {_NUMBERS},
-    closed = excluded.closed"""
+    {_NUMBERS}, passed = excluded.passed,
+    claimed = claimed - CASE WHEN closed IS NULL THEN ? ELSE 0 END,
+    adopted = max(0, adopted - CASE WHEN closed IS NULL THEN ? ELSE 0 END),
+    closed = ?"""
+_ADJUST: Final = """UPDATE ledger SET handed_over = handed_over + max(0, ?1),
+    claimed = claimed + max(0, -?1)
+    WHERE stream = ?2 AND claim = ?3 AND cursor = ?4 AND closed IS NULL"""
 
 
 def _values(row: Row) -> list[object]:
@@ -446,8 +480,9 @@ def _values(row: Row) -> list[object]:
         row.at,
         row.base,
         row.end,
-        row.claimed,
-        row.claimed if row.adopted else 0,
+        row.passed,
+        row.claimed - row.relayed,
+        row.claimed - row.relayed if row.adopted else 0,
         counts.delivered,
         counts.filtered,
         counts.dead,

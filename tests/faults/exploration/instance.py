@@ -193,6 +193,9 @@ class _NoDisk:
     def kept(self, stream: str) -> int:
         return 0
 
+    def reached(self, stream: str, field: str) -> int:
+        return 0
+
 
 class _Recorded(Link):
     """Gives the answers that are known, and pauses at what comes next."""
