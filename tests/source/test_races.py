@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.faults.redis_model import RedisModel
-from tests.source.world import LIST, Consumer, Died, make_source
+from tests.source.world import LIST, Consumer, Died, make_source, settle
 from tyk_pump.config.root import RedisOptions
 from tyk_pump.errors import LeaseLost, SourceError
 from tyk_pump.source.claims import Source
@@ -170,3 +170,28 @@ def test_the_end_of_the_lease_is_noticed_at_once(redis: RedisModel) -> None:
         source.round()
     with pytest.raises(LeaseLost):
         source.renew()
+
+
+def test_a_late_cursor_leaves_nothing_of_what_another_has_finished(
+    redis: RedisModel,
+) -> None:
+    """Who got no lease in a full Redis has one now, and does not know of the other."""
+    claimed(redis)
+    end_lease(redis, "a")
+    redis.full = True
+    back = make_source(Gated(redis), name="a", incarnation="2", previous="1")
+    back.start()
+    (stream,) = back.streams.values()
+    redis.full = False
+    adopter = make_source(Gated(redis), name="b")
+    adopter.start()
+    adopter.round()
+    assert adopter.round().adopted == [stream.id]
+    Consumer().drain(adopter)
+    adopter.round()
+    assert not adopter.streams
+    back.renew()
+    stream.progress["P"].position = 1
+    with pytest.raises(LeaseLost):
+        settle(back, stream, "P")
+    assert not [key for key in redis.data if ":stream:" in key]

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from tyk_pump import cursors
-from tyk_pump.coordinator.books import Books, Fate, Held, Where, abandoned
+from tyk_pump.coordinator.book import Where, held
+from tyk_pump.coordinator.books import Books, Fate, abandoned
 from tyk_pump.coordinator.lanes import Lane
 from tyk_pump.coordinator.snapshot import Numbers
 from tyk_pump.source.claims import Claim, Progress, Source, Stream
 from tyk_pump.state.ledger import Ledger, LetterSums, ReplaySums, Row, hour_of
-from tyk_pump.ulid import ulid_time
 
 
 class Line(Numbers, kw_only=True):
@@ -253,13 +253,12 @@ def _unnoted(
         for name, claim in view.claims.items():
             for cursor, progress in view.progress.items():
                 lane = Lane(*cursors.parts(cursor))
-                at = claim.at or ulid_time(name)
-                owed = Held(name, claim.base, claim.end, at)
+                owed = held(name, claim)
                 row = Row(
                     stream=stream,
                     claim=name,
                     cursor=cursor,
-                    at=at,
+                    at=owed.at,
                     base=claim.base,
                     end=claim.end,
                     claimed=view.where(cursor).known(lane, owed),

@@ -10,15 +10,13 @@ both places each of the two cursors knows its own share, and the row has both.
 
 from __future__ import annotations
 
-import bisect
 import enum
 import logging
 from collections.abc import Collection, Iterable, Mapping
 
-import msgspec
-
 from tyk_pump import cursors
 from tyk_pump.clock import Clock
+from tyk_pump.coordinator.book import Book, Held, Where, held
 from tyk_pump.coordinator.lanes import Lane, add
 from tyk_pump.cursors import Counts
 from tyk_pump.errors import StateError
@@ -44,157 +42,6 @@ class Fate(enum.Enum):
     """By us: whatever is open in the books is a difference."""
     VANISHED = "vanished"
     """Nobody has finished it, and Redis does not have it."""
-
-
-class Held(msgspec.Struct, frozen=True):
-    """A claim that somebody is owed."""
-
-    name: str
-    base: int
-    end: int
-    at: float
-
-
-class Book:
-    """What is to be known of one stream that we own."""
-
-    def __init__(self, stream: str, claims: Iterable[Held], *, adopted: bool) -> None:
-        self.stream = stream
-        self.adopted = adopted
-        self.claims: list[Held] = []
-        self.whole = True
-        """False where a claim was lost and the numbering has a hole."""
-        for claim in sorted(claims, key=lambda one: one.base):
-            self._append(claim)
-        self.ours = False
-        """True while the stream, or what follows its part on the disk, is in Redis
-        and ours."""
-        self.cursors: set[str] = set()
-        """Those in Redis that were compared with what is settled."""
-        self.noted: dict[tuple[str, bool], int] = {}
-        """By cursor, and whether it is ours in Redis: how far its claims have rows."""
-
-    @property
-    def end(self) -> int:
-        """Position behind the last claim."""
-        return self.claims[-1].end if self.claims else 0
-
-    def _append(self, claim: Held) -> None:
-        self.whole = self.whole and (not self.claims or claim.base == self.end)
-        self.claims.append(claim)
-
-    def index(self, position: int) -> int:
-        """Return where the first claim stands that ends behind a position."""
-        return bisect.bisect_right(self.claims, position, key=lambda one: one.end)
-
-    def find(self, position: int) -> Held | None:
-        """Return the first claim that ends behind a position."""
-        at = self.index(position)
-        return self.claims[at] if at < len(self.claims) else None
-
-    def extend(self, stream: Stream) -> None:
-        """Take in the claims that have come; they are behind all others."""
-        fresh = []
-        for name, claim in reversed(stream.claims.items()):
-            if claim.end <= self.end:
-                break
-            fresh.append(held(name, claim))
-        for claim_ in reversed(fresh):
-            self._append(claim_)
-
-    def shorten(self, since: int) -> None:
-        """Forget claims that end before a position, but for the last one."""
-        passed = self.index(since)
-        if passed and self.claims[-1].end > since:
-            del self.claims[:passed]
-
-    def row(self, lane: Lane, claim: Held, start: int) -> Row:
-        """Return the open row of a claim for a cursor that counts from `start` on."""
-        return Row(
-            stream=self.stream,
-            claim=claim.name,
-            cursor=lane.field,
-            at=claim.at,
-            base=claim.base,
-            end=claim.end,
-            claimed=lane.share(max(claim.base, start), claim.end),
-            adopted=self.adopted,
-        )
-
-    def pending(self, lane: Lane, progress: Progress) -> int:
-        """Return how many records of claims the cursor has before it."""
-        first = progress.position
-        at = self.index(first)
-        if at == len(self.claims):
-            return 0
-        if self.whole:
-            return lane.share(max(first, self.claims[at].base), self.end)
-        rest = self.claims[at:]
-        return sum(lane.share(max(first, one.base), one.end) for one in rest)
-
-    def pending_before(self, lane: Lane, progress: Progress, end: int) -> int:
-        """Return the same up to a position: for a part that is on our disk."""
-        if progress.position >= end:
-            return 0
-        behind = Progress(position=end)
-        return self.pending(lane, progress) - self.pending(lane, behind)
-
-
-class Where(msgspec.Struct):
-    """Where a pump is in a stream: on the disk, then in Redis."""
-
-    cursor: str
-    here: Progress | None
-    there: Progress | None
-    kept: int
-    """Where the part on the disk ends, 0 where there is none."""
-    ours: bool
-    """True where the rest is ours in Redis."""
-
-    @property
-    def upto(self) -> int:
-        """Where that ends of which the cursor on the disk knows."""
-        return self.kept if self.here is None else max(self.kept, self.here.position)
-
-    def at(self, lane: Lane) -> int:
-        """Return the first position that the lane has before it."""
-        first = 0
-        if self.here is not None:
-            first = lane.own(self.here.position)
-            if first < self.kept:
-                return first
-        if self.there is not None:
-            first = max(first, lane.own(self.there.position))
-        return first
-
-    def counting(self, claim: Held | Row) -> list[Progress]:
-        """Return what has counted, or will count, records of a claim."""
-        here = self.here if claim.base < self.upto else None
-        return [p for p in (here, self.there) if p is not None and p.since < claim.end]
-
-    def known(self, lane: Lane, claim: Held | Row) -> int:
-        """Return how many records of a claim the cursors count, or will count."""
-        count = 0
-        for one in self.counting(claim):
-            end = claim.end
-            if one is self.here:
-                end = min(end, self.upto)
-            count += lane.share(max(claim.base, one.since), end)
-        return count
-
-    def left(self, lane: Lane, claim: Held | Row) -> int:
-        """Return how many of those are not settled."""
-        count = 0
-        if self.here is not None and claim.base < self.upto:
-            first = max(claim.base, self.here.position)
-            count += lane.share(first, min(claim.end, self.kept))
-        if self.there is not None:
-            count += lane.share(max(claim.base, self.there.position), claim.end)
-        return count
-
-    def beyond(self, lane: Lane, claim: Held | Row) -> int:
-        """Return how many records of a claim on the disk are behind that part."""
-        return lane.share(max(claim.base, self.upto), claim.end)
 
 
 class Books:
@@ -389,10 +236,7 @@ class Books:
     def _close(self, book: Book, lane: Lane, where: Where, claim: Held) -> Row:
         """Return the row of a claim, closed with what the cursors have counted."""
         counting = where.counting(claim)
-        row = book.row(lane, claim, min(one.since for one in counting))
-        row.claimed = where.known(lane, claim)
-        if not where.ours:
-            row.claimed += where.beyond(lane, claim)
+        row = book.row(lane, claim, where)
         self._take(row, where, counting)
         if row.claimed or row.counts.total:
             self._closed[row.key] = row
@@ -419,14 +263,8 @@ class Books:
         for claim in book.claims[book.index(upto) :]:
             if not where.ours and claim.base >= where.upto:
                 break
-            counting = where.counting(claim)
-            if not counting:
-                continue
-            row = book.row(lane, claim, min(one.since for one in counting))
-            row.claimed = where.known(lane, claim)
-            if not where.ours:
-                row.claimed += where.beyond(lane, claim)
-            if row.claimed:
+            row = book.row(lane, claim, where)
+            if row.claimed and where.counting(claim):
                 self._opened[row.key] = row
                 self._closed.pop(row.key, None)  # handed over, and back again
         book.noted[key] = max(upto, book.end)
@@ -568,10 +406,9 @@ class Books:
             counting = where.counting(claim)
             if not counting:
                 continue
-            row = book.row(lane, claim, min(one.since for one in counting))
-            row.claimed, left = where.known(lane, claim), where.left(lane, claim)
+            row, left = book.row(lane, claim, where), where.left(lane, claim)
             beyond = 0 if where.ours else self._beyond(book, lane, where, claim)
-            row.claimed += beyond
+            row.claimed = where.known(lane, claim) + beyond
             self._take(row, where, counting)
             if any(relays(lane, other) for other in others):
                 row.relayed = left + beyond
@@ -707,11 +544,6 @@ class Books:
             if part is not None and cursor in part.progress:
                 found.setdefault(name, {})[cursor] = pack(part.progress[cursor])
         return found
-
-
-def held(name: str, claim: Claim) -> Held:
-    """Return a claim as the books know it."""
-    return Held(name, claim.base, claim.end, claim.at or ulid_time(name))
 
 
 def abandoned(row: Row, lane: Lane, others: Iterable[str]) -> Row:

@@ -425,7 +425,8 @@ class Source:
         for stream in list(self.streams.values()):
             owner = owners.get(stream.id)
             if owner is None:
-                self._ask_who_finished(stream)
+                if self._is_finished(stream):
+                    raise LeaseLost(f"stream {stream.id} is gone")
                 # Redis came back with older data: it is told of our stream again.
                 stream.registered = stream.registered and not self._leased
             elif owner not in self._owners:
@@ -749,20 +750,19 @@ class Source:
             raise LeaseLost(f"stream {stream.id} has another owner")
         if owner is None and stream.registered and self._leased:
             (alive,) = self._ask([("EXISTS", self._keys.lease(self.owner))])
-            if not alive:
+            if not alive or self._is_finished(stream):
                 # Adopted, settled and removed: what we have written there is nobody's.
                 self._ask([("UNLINK", self._keys.stream(stream.id))])
                 raise LeaseLost(f"stream {stream.id} is gone")
-            self._ask_who_finished(stream)
             stream.registered = False
             self._write_fields(stream, {})
 
-    def _ask_who_finished(self, stream: Stream) -> None:
-        """LeaseLost when another has finished a stream while we had no lease yet."""
-        if stream.registered:
-            who = finished(self._link, self._keys, [stream.id])[stream.id]
-            if who not in ("", self._name):
-                raise LeaseLost(f"stream {stream.id} was finished by {who}")
+    def _is_finished(self, stream: Stream) -> bool:
+        """Say whether another has finished a stream while we had no lease yet."""
+        if not stream.registered:
+            return False
+        who = finished(self._link, self._keys, [stream.id])[stream.id]
+        return who not in ("", self._name)
 
     def _booked_fields(self, stream: Stream) -> dict[str, bytes]:
         """Return what waits in the state file: no later claim may go before it."""
