@@ -189,12 +189,13 @@ class Instance:
     def copy(self) -> None:
         """Copy a batch to the disk."""
         self.journal._disk_at = self.settler._disk_at = 0.0
-        if not self.journal.wanted(self.source, self.windows):
+        wanted = self.journal.wanted(self.source, self.windows)
+        if not wanted:
             return
         if self.settler.due:
             self.write()
         if not self.settler.error:
-            self.settler.copied(self.journal.copy(self.source, self.windows))
+            self.settler.copied(self.journal.copy(self.source, self.windows, wanted))
 
     def offer(self) -> None:
         """Put a frame before some worker."""

@@ -74,9 +74,15 @@ def make(state: StateFile, **options: Any) -> tuple[Journal, Windows]:
     return journal, Windows(root, journal.frame)
 
 
+def copy(journal: Journal, windows: Windows, source: Any) -> bool:
+    """Copy some of what is to be copied; say whether something was."""
+    wanted = journal.wanted(source, windows)
+    return wanted > 0 and bool(journal.copy(source, windows, wanted))
+
+
 def copy_all(journal: Journal, windows: Windows, source: Any) -> None:
     """Copy until there is nothing to copy."""
-    while journal.copy(source, windows):
+    while copy(journal, windows, source):
         pass
 
 
@@ -115,7 +121,7 @@ def test_only_what_is_too_much_is_copied(state: StateFile) -> None:
     copied = journal.kept(STREAM)
     assert 0 < copied < 100
     source.stream.trimmed = copied
-    assert not journal.copy(source, windows)
+    assert not copy(journal, windows, source)
     assert (100 - copied) * windows.mean <= 400
 
 
@@ -153,6 +159,25 @@ def test_who_was_ahead_in_redis_stays_ahead(state: StateFile) -> None:
     assert stream.progress["Q"].counts == Counts()
 
 
+def test_pumps_in_step_read_nothing_twice(state: StateFile) -> None:
+    """Copying waits while pumps take what is at hand; where none does it goes on."""
+    source: Any = Redis(200, P=0)
+    journal, windows = make(state)
+    assert copy(journal, windows, source)
+    assert windows.ahead == journal.frames > 2
+    position = 0
+    for _ in range(windows.ahead - 1):
+        frame = windows.frame(source, Span(STREAM, position, 200))
+        assert frame is not None
+        position = frame.end
+        assert not copy(journal, windows, source)
+    assert copy(journal, windows, source)
+    while copy(journal, windows, source):
+        pass
+    assert journal.kept(STREAM) == 200
+    assert len(source.reads) == journal.frames
+
+
 def test_a_refusing_disk_changes_nothing(
     state: StateFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,12 +190,12 @@ def test_a_refusing_disk_changes_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(journal._store, "append", refuse)
-        assert not journal.copy(source, windows)
+        assert not copy(journal, windows, source)
     assert journal.error == "disk full" and not journal.parts
     assert source.stream.progress["P"].position == 0
-    assert not journal.copy(source, windows)
+    assert not copy(journal, windows, source)
     journal._clock.ahead = 2.0  # type: ignore[attr-defined]
-    assert journal.copy(source, windows) and not journal.error
+    assert copy(journal, windows, source) and not journal.error
 
 
 def test_who_was_frozen_copies_nothing(state: StateFile) -> None:
@@ -179,7 +204,7 @@ def test_who_was_frozen_copies_nothing(state: StateFile) -> None:
     source.lease_end = -1.0
     journal, windows = make(state)
     with pytest.raises(LeaseLost):
-        journal.copy(source, windows)
+        copy(journal, windows, source)
     assert not journal.parts
 
 
@@ -354,12 +379,12 @@ def test_trouble_ends_when_nothing_waits_for_the_disk(
     clock = FakeClock()
     monkeypatch.setattr(journal, "_clock", clock)
     monkeypatch.setattr(journal._store, "append", refuse)
-    assert not journal.copy(source, windows) and journal.error
+    assert not copy(journal, windows, source) and journal.error
     source.stream.trimmed = 10
     source.stream.claims.clear()
     monkeypatch.setattr(source, "backlog", lambda: (0, 0))
     clock.ahead += 2.0
-    journal.copy(source, windows)
+    copy(journal, windows, source)
     assert not journal.error
 
 

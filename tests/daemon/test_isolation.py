@@ -68,10 +68,24 @@ def black_hole(side: HttpSide) -> Iterator[Proxy]:
 # The pace of the others
 
 
+def three(folder: Path) -> dict[str, Any]:
+    """Return B to D, which wait for nobody."""
+    return {
+        "b": Csv(folder).section,
+        "c": {"type": "dummy"},
+        "d": {"type": "stdout", "meta": {"format": "json"}},
+    }
+
+
 def seconds_of(
-    folder: Path, port: int, client: Any, sections: dict[str, Any], journal: str
+    folder: Path,
+    port: int,
+    client: Any,
+    sections: dict[str, Any],
+    journal: str,
+    records: int = RECORDS,
 ) -> float:
-    """Return how long B to D take for the records."""
+    """Return how long B to D take for so many records."""
     raws = [record(f"r{number}") for number in range(1000)]
     client.flushall()
     with Daemon(folder, port, sections, journal=JOURNALS[journal]) as daemon:
@@ -83,9 +97,9 @@ def seconds_of(
             return bool(found) and all(found[name] >= count for name in "BCD")
 
         wait_for("the first records", lambda: all_have(1000))
-        push(client, raws, RECORDS)
+        push(client, raws, records)
         began = time.monotonic()
-        wait_for("all records", lambda: all_have(1000 + RECORDS), 600)
+        wait_for("all records", lambda: all_have(1000 + records), 600)
         took = time.monotonic() - began
         if "a" in sections:
             assert delivered(daemon).get("A", 0) == 0
@@ -102,11 +116,7 @@ def test_a_black_hole_takes_no_pace_from_the_others(
     """B to D have everything while A has nothing; how fast, beside a run without A."""
     server = make_redis()
     with server.client() as client, contextlib.closing(Splunk()) as splunk:
-        sections: dict[str, Any] = {
-            "b": Csv(tmp_path / "csv").section,
-            "c": {"type": "dummy"},
-            "d": {"type": "stdout", "meta": {"format": "json"}},
-        }
+        sections = three(tmp_path / "csv")
         ratios = []
         with black_hole(splunk) as proxy:
             url = splunk.collector.url.replace(str(splunk.server.port), str(proxy.port))
@@ -123,6 +133,27 @@ def test_a_black_hole_takes_no_pace_from_the_others(
         assert not splunk.names()
     name = f"pace of B to D with A black-holed, of that without A ({journal})"
     figure(name, statistics.median(ratios), at_least=0.9, how="min")
+
+
+@pytest.mark.timeout(300 + 120 * PAIRS)
+def test_the_pace_of_a_disk_journal(
+    tmp_path: Path, make_redis: Callable[..., RedisServer]
+) -> None:
+    """Everything arrives with both journals; how fast, one beside the other."""
+    server = make_redis()
+    ratios = []
+    with server.client() as client:
+        for pair in range(PAIRS):
+            took = {}
+            for journal in (list(JOURNALS), list(reversed(JOURNALS)))[pair % 2]:
+                folder = tmp_path / f"{journal}{pair}"
+                pumps = three(folder / "csv")
+                took[journal] = seconds_of(
+                    folder, server.port, client, pumps, journal, 4 * RECORDS
+                )
+            ratios.append(took["redis"] / took["disk"])
+    name = "pace with a disk journal, of that with a redis journal"
+    figure(name, statistics.median(ratios), at_least=0.85, how="min")
 
 
 # Leaving

@@ -67,6 +67,8 @@ class Journal:
         self._kept: dict[str, int] = {}
         self._moved: set[tuple[str, str]] = set()
         self._disk_at = 0.0
+        self._ahead = 0
+        """Frames at hand that no pump had had at the last look."""
         self._prune_at = 0.0
         self._relieving = False
         self._load()
@@ -123,19 +125,23 @@ class Journal:
             return options.max_bytes
         return self.redis_limit // 4 or WITHOUT_LIMIT
 
-    def wanted(self, source: Source, windows: Windows) -> bool:
-        """Say whether something is to be copied now."""
+    def wanted(self, source: Source, windows: Windows) -> int:
+        """Return how many bytes are to be copied now, about."""
         if self._clock.monotonic() < self._disk_at:
-            return False
-        return self._wanted(source, windows) > 0
+            return 0
+        before, self._ahead = self._ahead, windows.ahead
+        if 0 < self._ahead < before:
+            return 0  # pumps are about to take what is at hand: it costs no reading
+        return self._wanted(source, windows)
 
     def copy(
         self,
         source: Source,
         windows: Windows,
+        wanted: int,
         owed: Callable[[Stream, str, Claim], Sequence[str]] = lambda *_: (),
     ) -> list[Stream]:
-        """Copy what should not wait in Redis; return the streams it was copied from.
+        """Copy so many bytes, about; return the streams that they were copied from.
 
         `owed` says which pumps are owed a claim, for replays.
 
@@ -143,9 +149,7 @@ class Journal:
         written and the claims trimmed. While there is something returned there may be
         more at once.
         """
-        if not self.wanted(source, windows):
-            return []
-        wanted = min(self._wanted(source, windows), self.root.queue_bytes)
+        wanted = min(wanted, self.root.queue_bytes)
         frames: list[disk.Frame] = []
         places: list[tuple[Stream, Claim]] = []
         pumps: dict[str, Sequence[str]] = {}
@@ -158,7 +162,8 @@ class Journal:
                 if found is None or found[1].base > position:
                     break  # a hole: nothing to copy until it is passed over
                 name, claim = found
-                window = windows.frame(source, Span(stream.id, position, claim.end))
+                span = Span(stream.id, position, claim.end)
+                window = windows.frame(source, span, ahead=True)
                 if window is None:
                     break
                 try:
@@ -187,10 +192,10 @@ class Journal:
             return []
         if self._clock.monotonic() >= source.lease_end:
             source.renew()  # were we frozen, others may have all of this by now
+        self._ahead = windows.ahead
         return self._keep(frames, places)
 
     def _wanted(self, source: Source, windows: Windows) -> int:
-        """Return how many bytes are to be copied now, about."""
         records = sum(
             stream.end - max(stream.trimmed, self.kept(stream.id))
             for stream in source.streams.values()

@@ -367,7 +367,8 @@ class Coordinator:
         copied: list[Stream] = []
 
         def copy(source: Source) -> None:
-            if not self._journal.wanted(source, self._windows):
+            wanted = self._journal.wanted(source, self._windows)
+            if not wanted:
                 return
             if self._settler.due:
                 # A cursor that is ahead of what is copied stays in Redis: after a
@@ -376,7 +377,7 @@ class Coordinator:
             if self._settler.error:
                 return  # rows come before the cursors beyond them, and the disk refuses
             owed = self._settler.books.owed
-            copied.extend(self._journal.copy(source, self._windows, owed))
+            copied.extend(self._journal.copy(source, self._windows, wanted, owed))
 
         self._lifeline.run(copy)
         self._settler.copied(copied)

@@ -43,6 +43,12 @@ class Windows:
         self._records = FIRST_RECORDS
         self._largest = 0
         self._cache: OrderedDict[tuple[str, int], Frame] = OrderedDict()
+        self._ahead: set[tuple[str, int]] = set()
+
+    @property
+    def ahead(self) -> int:
+        """Frames at hand that were read to be copied, and that no pump has had yet."""
+        return len(self._ahead)
 
     def records(self) -> int:
         """Return how many records the next window may have."""
@@ -51,12 +57,15 @@ class Windows:
             limit = min(limit, self.root.purge_chunk)
         return max(1, min(self._records, limit))
 
-    def frame(self, source: Source, span: Span) -> Frame | None:
+    def frame(self, source: Source, span: Span, *, ahead: bool = False) -> Frame | None:
         """Return the frame at the span's start; None when nothing is there yet.
 
-        It comes from the disk where that has the position, else from Redis.
+        It comes from the disk where that has the position, else from Redis. `ahead`
+        says that it is not for a pump.
         """
         key = (span.stream, span.first)
+        if not ahead:
+            self._ahead.discard(key)
         found = self._cache.get(key)
         if found is not None and found.end <= span.end:
             self._cache.move_to_end(key)
@@ -77,6 +86,8 @@ class Windows:
         )
         self._learn(len(data), len(window.records), max(map(len, window.records)))
         frame = Frame(window.first, window.first + len(window.records), data)
+        if ahead:
+            self._ahead.add(key)
         self._keep(key, frame)
         return frame
 
@@ -91,6 +102,7 @@ class Windows:
     def clear(self) -> None:
         """Forget all frames: another instance may own their streams."""
         self._cache.clear()
+        self._ahead.clear()
 
     def _keep(self, key: tuple[str, int], frame: Frame) -> None:
         self._cache[key] = frame
@@ -98,7 +110,8 @@ class Windows:
         while len(self._cache) > 1 and (
             len(self._cache) > CACHED_FRAMES or size > self.root.queue_bytes
         ):
-            _, dropped = self._cache.popitem(last=False)
+            key, dropped = self._cache.popitem(last=False)
+            self._ahead.discard(key)
             size -= len(dropped.data)
 
     def _learn(self, size: int, records: int, largest: int) -> None:

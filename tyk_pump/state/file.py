@@ -454,6 +454,8 @@ class StateFile:
         made.execute("PRAGMA page_size=65536")
         made.execute("PRAGMA journal_mode=WAL")
         made.execute("PRAGMA synchronous=FULL")
+        # 16 MiB, written again and again: a log that grows costs blocks and cache.
+        made.execute("PRAGMA wal_autocheckpoint=256")
         self._local.connection = made
         return made
 

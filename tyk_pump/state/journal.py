@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from crc32c import crc32c
 
 from tyk_pump.errors import DamagedState
 
@@ -373,7 +374,7 @@ def put_cursors(
 
 def check_sum(stream: str, first: int, data: bytes) -> int:
     """Return the check sum of a frame, which depends on its place as well."""
-    return zlib.crc32(data, zlib.crc32(f"{stream}:{first}".encode()))
+    return crc32c(data, crc32c(f"{stream}:{first}".encode()))
 
 
 def part_sum(stream: str, kept: int) -> int:
