@@ -51,9 +51,12 @@ class Disk:
         self._filler.unlink()
 
     def protect(self, *, on: bool) -> None:
-        """Make it read-only or writable, whatever is open there."""
+        """Make it read-only or writable, once nobody has a file open for writing.
+
+        The workers of a killed coordinator need a moment to notice.
+        """
         options = f"remount,{'ro' if on else 'rw'},size={SIZE}"
-        subprocess.run(["mount", "-o", options, str(self.place)], check=True)
+        wait_for("the end of all writers", lambda: not self.mount(options))
 
 
 @pytest.fixture
