@@ -29,7 +29,7 @@ import itertools
 import logging
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 from redis.exceptions import ResponseError
@@ -426,7 +426,7 @@ class Source:
             owner = owners.get(stream.id)
             if owner is None:
                 if self._is_finished(stream):
-                    raise LeaseLost(f"stream {stream.id} is gone")
+                    self._leave_gone(stream)
                 # Redis came back with older data: it is told of our stream again.
                 stream.registered = stream.registered and not self._leased
             elif owner not in self._owners:
@@ -751,11 +751,14 @@ class Source:
         if owner is None and stream.registered and self._leased:
             (alive,) = self._ask([("EXISTS", self._keys.lease(self.owner))])
             if not alive or self._is_finished(stream):
-                # Adopted, settled and removed: what we have written there is nobody's.
-                self._ask([("UNLINK", self._keys.stream(stream.id))])
-                raise LeaseLost(f"stream {stream.id} is gone")
+                self._leave_gone(stream)
             stream.registered = False
             self._write_fields(stream, {})
+
+    def _leave_gone(self, stream: Stream) -> NoReturn:
+        """Adopted, settled and removed: what we have written there is nobody's."""
+        self._ask([("UNLINK", self._keys.stream(stream.id))])
+        raise LeaseLost(f"stream {stream.id} is gone")
 
     def _is_finished(self, stream: Stream) -> bool:
         """Say whether another has finished a stream while we had no lease yet."""
