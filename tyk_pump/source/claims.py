@@ -18,7 +18,9 @@ list is renamed; whether that happened is asked with SET NX on the claim's name:
 the list is there, or a tombstone has the name now and no late RENAMENX can take it. An
 intent has not been read by anybody: an adopter claims its list anew, with own numbers.
 Base and length are written before the first read, and a claim's field leaves the
-stream's hash only after its key is gone.
+stream's hash only after its key is gone. A Redis without memory refuses a note: then it
+is in the state file, and the intent leaves Redis before the first read, so that nobody
+else gives the list numbers. No later claim and no cursor goes to Redis before it.
 """
 
 from __future__ import annotations
@@ -262,7 +264,7 @@ class Source:
         self.finished: dict[str, str] = {}
         """Those that Redis does not have: who finished them, "" where nobody did."""
         self._owed: dict[str, dict[str, bytes]] = {}  # refused for want of memory
-        self._booked = False
+        self._booked: set[str] = set()  # streams that the state file has fields of
         self._own: dict[bool, Stream] = {}  # by whether it is of uptime reports
         self._rounds = 0
         self._missing: dict[str, int] = {}  # claim -> round in which it was missed
@@ -293,7 +295,7 @@ class Source:
         for reply in self._link.execute(commands):
             if isinstance(reply, ResponseError) and not out_of_memory(reply):
                 log.warning("Redis refused a key", extra={"reason": str(reply)})
-        self._booked = bool(self._book.pending())
+        self._booked = set(self._book.pending())
         self._move_book()
         self._take_back(pairs(streams))
 
@@ -563,7 +565,7 @@ class Source:
             )
             end = claims[name].end
         fields = {CLAIM + n: pack(claim) for n, claim in claims.items()}
-        if length > known and not self._booked:
+        if length > known:
             self._turn_into_note(stream, name, intent, fields)
         else:
             try:
@@ -590,6 +592,9 @@ class Source:
         key, field = self._keys.stream(stream.id), CLAIM + name
         if len(fields) > 1:
             self._write_fields(stream, {f: v for f, v in fields.items() if f != field})
+        if stream.id in self._booked:
+            self._keep_note(stream, field, fields)  # none may go before what waits
+            return
         old = pack(intent)
         noted = self._link.compare_and_set(key, field, old, fields[field])
         found, owner = self._ask(
@@ -605,7 +610,7 @@ class Source:
             (probe,) = self._link.execute([("SET", VERSION_KEY, __version__)])
             if not out_of_memory(probe):  # somebody was at the hash: look again
                 raise SourceError("Redis: a claim's note has met another's mark")
-            self._write_fields(stream, fields)
+            self._keep_note(stream, field, fields)
             return
         try:
             self._check_owner(stream, owner)
@@ -613,6 +618,22 @@ class Source:
             if owner is None:
                 self._leave_to_others(stream, name, intent)
             raise
+
+    def _keep_note(
+        self, stream: Stream, field: str, fields: Mapping[str, bytes]
+    ) -> None:
+        """Note a claim in the state file alone, and take its intent out of Redis.
+
+        Whoever adopts the stream would claim what Redis has as an intent anew, under
+        other numbers than those that we are about to deliver.
+        """
+        self._put_in_book(stream.id, {**self._all_fields(stream), **fields})
+        self._ask([("HDEL", self._keys.stream(stream.id), field)])
+        # Only now: who becomes the owner later does not find it.
+        (owner,) = self._ask([("HGET", self._keys.streams, stream.id)])
+        if owner is None and stream.registered and self._leased:
+            raise SourceError(f"Redis has forgotten stream {stream.id}")
+        self._check_owner(stream, owner)
 
     def _take_intent(self, stream: Stream, name: str, intent: Claim) -> bool:
         """Keep an intent's author from giving the list numbers of his own.
@@ -779,32 +800,48 @@ class Source:
     ) -> Mapping[str, bytes]:
         """Return a stream's fields with what the state file knows of it and Redis not.
 
-        A claim that Redis has as an intent may have its note there.
+        What Redis has as an intent is one: nobody has read it.
         """
-        booked = self._book.pending().get(stream, {}) if self._booked else {}
-        later = {
+        if stream not in self._booked:
+            return fields
+        booked = self._book.pending().get(stream, {})
+        others = {f: v for f, v in booked.items() if not f.startswith(CLAIM)}
+        return {**others, **fields, **self._claims_to_move(booked, fields)}
+
+    def _claims_to_move(
+        self, booked: Mapping[str, bytes], fields: Mapping[str, bytes]
+    ) -> dict[str, bytes]:
+        """Return the claims of the state file that are there, and that Redis lacks.
+
+        Where Redis has an intent nothing has been read, and it is whoever resolves it
+        that gives the list its numbers.
+        """
+        claims = {
             field: value
             for field, value in booked.items()
-            if field not in fields
-            or (field.startswith(CLAIM) and is_intent(fields[field]))
+            if field.startswith(CLAIM)
+            and not (field in fields and is_intent(fields[field]))
+            and not (field in fields and is_intent(value))
         }
-        claims = [field for field in later if field.startswith(CLAIM)]
-        keys = [unpack(later[field], Claim).key for field in claims]
-        found = self._ask([("EXISTS", key) for key in keys])
-        gone = {field for field, there in zip(claims, found, strict=True) if not there}
-        return {**fields, **{f: v for f, v in later.items() if f not in gone}}
+        commands = [("LLEN", unpack(value, Claim).key) for value in claims.values()]
+        lengths = self._link.execute(commands)
+        return {
+            field: value
+            for (field, value), length in zip(claims.items(), lengths, strict=True)
+            if length and not isinstance(length, ResponseError)
+        }
 
     def _put_in_book(self, stream: str, fields: Mapping[str, bytes]) -> None:
         try:
             self._book.put(stream, fields)
         except StateError as exc:
             raise SourceError(f"Redis cannot take a claim's note, and {exc}") from exc
-        self._booked = True
+        self._booked.add(stream)
 
     def _clear_book(self, stream: str, fields: Iterable[str]) -> None:
         try:
             self._book.clear(stream, fields)
-            self._booked = bool(self._book.pending())
+            self._booked = set(self._book.pending())
         except StateError as exc:
             raise SourceError(str(exc)) from exc
 
@@ -837,34 +874,28 @@ class Source:
     def _move_foreign(self, name: str, fields: Mapping[str, bytes]) -> bool:
         """Give Redis the fields of a stream that is not ours; False without memory."""
         key = self._keys.stream(name)
-        claims = {f: v for f, v in fields.items() if f.startswith(CLAIM)}
-        found = self._ask(
-            [("EXISTS", unpack(value, Claim).key) for value in claims.values()]
-        )
-        there = [f for f, exists in zip(claims, found, strict=True) if exists]
-        if there:
+        (reply,) = self._ask([("HGETALL", key)])
+        known = {text(field): value for field, value in pairs(reply).items()}
+        claims = self._claims_to_move(fields, known)
+        if claims:
             # A cursor that Redis has may be newer. The owner comes last: a stream
             # without claims would be removed by its adopter.
             commands: list[Command] = [
                 ("HSETNX", key, field, value)
                 for field, value in fields.items()
-                if field not in claims
+                if not field.startswith(CLAIM)
             ]
-            # A note is later than an intent, wherever each of them was written.
-            commands += [
-                (
-                    "HSETNX" if is_intent(claims[field]) else "HSET",
-                    key,
-                    field,
-                    claims[field],
-                )
-                for field in there
-            ]
+            commands.append(("HSET", key, *_flat(claims)))
             commands.append(("HSETNX", self._keys.streams, name, ""))
             replies = self._link.execute(commands)
             if any(map(out_of_memory, replies)):
                 return False
             raise_first(replies)
+            # An adopter that had taken the intent may have renamed the list meanwhile.
+            left = self._claims_to_move(claims, {})
+            gone = [field for field in claims if field not in left]
+            if gone:
+                self._ask([("HDEL", key, *gone)])
         self._clear_book(name, fields)
         return True
 
@@ -1043,8 +1074,10 @@ class Source:
             owed = self._owed.setdefault(name, {})
             for field, one in fields.items():
                 owed[PUMP + field] = pack(one)
-        names = [name for name in self._owed if name in self.streams]
-        names = [name for name in names if self._owed[name]]
+        owing = [name for name in self._owed if name in self.streams]
+        owing = [name for name in owing if self._owed[name]]
+        # No cursor goes before the note of its claim: an adopter would find a hole.
+        names = [name for name in owing if name not in self._booked]
         commands: list[Command] = [
             ("HSET", self._keys.stream(name), *_flat(self._owed[name]))
             for name in names
@@ -1052,9 +1085,9 @@ class Source:
         finished: list[tuple[Stream, str]] = []
         for name, upto in trims.items():
             commands += self._trim(self.streams[name], upto, finished)
-        asked = [("HGET", self._keys.streams, name) for name in names]
+        asked = [("HGET", self._keys.streams, name) for name in owing]
         replies = self._link.execute([*commands, *asked])
-        for name, owner in zip(names, replies[len(commands) :], strict=True):
+        for name, owner in zip(owing, replies[len(commands) :], strict=True):
             if not isinstance(owner, ResponseError):
                 self._check_owner(self.streams[name], owner)
         replies = replies[: len(commands)]
@@ -1130,6 +1163,9 @@ class Source:
         if fields:
             self._ask([("HDEL", key, *fields)])
         self._ask([("HDEL", self._keys.streams, stream.id)])
+        (left,) = self._ask([("EXISTS", key)])
+        if left:  # a claim that came just now from somebody's state file
+            self._ask([("HSETNX", self._keys.streams, stream.id, "")])
         self.streams.pop(stream.id, None)
         self._owed.pop(stream.id, None)
 

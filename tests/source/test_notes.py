@@ -1,0 +1,368 @@
+"""Notes that only the state file has: a record keeps its id, whoever comes next.
+
+The list is claimed while Redis fills up: it has the intent, and refuses the note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from tests.faults.redis_model import RedisModel
+from tests.source.test_races import STREAMS, Gated, end_lease, once
+from tests.source.world import (
+    LIST,
+    SHARD,
+    Book,
+    Consumer,
+    Died,
+    make_source,
+    settle,
+)
+from tyk_pump.errors import LeaseLost, SourceError, StateError
+from tyk_pump.source.claims import CLAIM, Source, is_intent
+
+RECORDS = [b"r0", b"r1", b"r2"]
+OTHERS = [b"s0", b"s1"]
+
+
+class World:
+    """A Redis, and an instance with its state file."""
+
+    def __init__(self) -> None:
+        self.redis = RedisModel()
+        self.redis.run(("RPUSH", LIST, *RECORDS))
+        self.book = Book()
+        self.link = Gated(self.redis)
+        self.consumer = Consumer()
+
+    def start(self, name: str = "a", life: int = 1, **more: Any) -> Source:
+        """Start an instance; the book is that of the one named a."""
+        if name == "a":
+            more = {"link": self.link, "book": self.book, **more}
+        source = make_source(
+            more.pop("link", None) or Gated(self.redis),
+            name=name,
+            incarnation=str(life),
+            previous=str(life - 1) if life > 1 else "",
+            **more,
+        )
+        source.start()
+        return source
+
+    def fill_after_rename(self) -> None:
+        """Let Redis be full as soon as the list has its new name."""
+        once(self.link, lambda commands: bool(self.claims()), self.fill)
+
+    def fill(self) -> None:
+        """Redis is full."""
+        self.redis.full = True
+
+    def claims(self) -> list[str]:
+        """Keys of claims."""
+        return [
+            key
+            for key, value in self.redis.data.items()
+            if ":claim:" in key and isinstance(value, tuple)
+        ]
+
+    def end_leases(self, names: str = "a") -> None:
+        """Let time pass in Redis: the leases of these instances end."""
+        for name in names:
+            end_lease(self.redis, name)
+
+    def fields(self, stream: str) -> Mapping[bytes, bytes]:
+        """A stream's hash."""
+        found: Any = self.redis.run(("HGETALL", f"analytics-tyk-pump:stream:{stream}"))
+        return dict(zip(found[::2], found[1::2], strict=True))
+
+    def intents(self) -> list[bytes]:
+        """What Redis has as intents, in all streams."""
+        return [
+            field
+            for key, value in self.redis.data.items()
+            if ":stream:" in key and isinstance(value, dict)
+            for field, raw in value.items()
+            if field.startswith(CLAIM.encode()) and is_intent(raw)
+        ]
+
+    def read(self, source: Source) -> dict[bytes, tuple[str, int]]:
+        """Read all that can be read; return where each record is."""
+        found: dict[bytes, tuple[str, int]] = {}
+        for stream in list(source.streams.values()):
+            position = stream.progress["P"].position
+            while position < stream.end:
+                window = source.read(stream.id, position, 10)
+                assert not window.lost
+                if not window.records:
+                    break
+                for record in window.records:
+                    found[bytes(record)] = (stream.id, position)
+                    position += 1
+        return found
+
+
+@pytest.fixture
+def world() -> World:
+    """A world with a list of three records."""
+    return World()
+
+
+def claimed(world: World) -> tuple[Source, dict[bytes, tuple[str, int]]]:
+    """An instance that has read what it could note in the state file only."""
+    source = world.start()
+    world.fill_after_rename()
+    source.round()
+    ids = world.read(source)
+    assert sorted(ids) == RECORDS
+    return source, ids
+
+
+def test_an_adopter_does_not_claim_anew_what_is_being_read(world: World) -> None:
+    """Redis had the intent, from before it was full: it would be claimed under new ids.
+
+    Its author is frozen; when he is back his state file gives Redis the note.
+    """
+    source, ids = claimed(world)
+    assert not world.intents()
+    world.end_leases()
+    world.redis.full = False
+    adopter = world.start("b")
+    for _ in range(3):
+        adopter.round()
+        assert not world.read(adopter)
+    with pytest.raises(LeaseLost):
+        source.round()
+    heir = world.start(life=2)
+    heir.round()
+    assert world.read(heir) == ids
+    world.consumer.drain(heir)
+    assert (world.consumer.records, world.consumer.lost) == (RECORDS, 0)
+    assert not world.book.fields and not world.claims()
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["still full", "with room"])
+def test_the_next_life_goes_on_with_the_same_ids(world: World, full: bool) -> None:
+    """Its own state file has the note, whether Redis can take it by now or not."""
+    _, ids = claimed(world)
+    world.redis.full = full
+    again = world.start(life=2)
+    again.round()
+    assert world.read(again) == ids
+    world.redis.full = False
+    again.round()
+    world.consumer.drain(again)
+    assert (world.consumer.records, world.consumer.lost) == (RECORDS, 0)
+    again.give_back()
+    assert not world.book.fields and not world.claims()
+
+
+def test_nothing_is_read_that_neither_can_note(world: World) -> None:
+    """With a disk that refuses as well the records wait, and then have one id."""
+
+    class FullBook(Book):
+        full = True
+
+        def put(self, stream: str, fields: Mapping[str, bytes]) -> None:
+            if self.full:
+                raise StateError("the disk is full")
+            super().put(stream, fields)
+
+    world.book = book = FullBook()
+    source = world.start()
+    world.fill_after_rename()
+    for _ in range(2):
+        with pytest.raises(SourceError, match="the disk is full"):
+            source.round()
+        assert world.claims() and not world.read(source)
+    book.full = False
+    source.round()
+    ids = world.read(source)
+    assert sorted(ids) == RECORDS
+    world.redis.full = False
+    world.end_leases()
+    adopter = world.start("b")
+    adopter.round()
+    assert not world.read(adopter)
+    assert world.read(world.start(life=2)) == ids
+
+
+def test_a_later_claim_does_not_go_before_a_note_that_waits(world: World) -> None:
+    """Redis has room again between the two: an adopter would see a hole."""
+    world.redis.run(("RPUSH", SHARD, *OTHERS))
+    source = world.start()
+
+    def again(commands: Sequence[Any]) -> bool:
+        return bool(commands[0][:2] == ("RENAMENX", SHARD))
+
+    def room() -> None:
+        world.redis.full = False
+
+    def fill() -> None:
+        world.fill()
+        once(world.link, again, room)
+
+    once(world.link, lambda commands: bool(world.claims()), fill)
+    source.round()
+    ids = world.read(source)
+    assert sorted(ids) == RECORDS + OTHERS
+    (stream,) = source.streams
+    assert not [f for f in world.fields(stream) if f.startswith(CLAIM.encode())]
+    source.round()
+    assert len(world.fields(stream)) == 2 + 2
+    assert not world.book.fields
+
+
+def test_no_cursor_goes_before_the_note_of_its_claim(world: World) -> None:
+    """An adopter would take what the other pumps have not yet settled for lost."""
+    source = world.start(fields=["P", "Q"])
+    world.fill_after_rename()
+    source.round()
+    (stream,) = source.streams.values()
+    world.redis.full = False
+    stream.progress["P"].position = 2
+    settle(source, stream, "P")
+    world.end_leases()
+    adopter = world.start("b", fields=["P", "Q"])
+    adopter.round()
+    for pump in ("P", "Q"):
+        Consumer().drain(adopter, pump)
+    assert not adopter.streams
+    heir = world.start(life=2, fields=["P", "Q"])
+    heir.round()
+    heir.round()
+    for pump in ("P", "Q"):
+        consumer = Consumer()
+        consumer.drain(heir, pump)
+        assert (consumer.records, consumer.lost) == (RECORDS, 0)
+
+
+def test_who_lost_the_stream_before_his_note_does_not_read(world: World) -> None:
+    """Frozen before the state file has it: the adopter has seen the intent."""
+    source = world.start()
+    adopter = world.start("b")
+
+    def adopt() -> None:
+        adopter.round()  # it sees whose the streams are
+        world.end_leases()
+        adopter.round()
+        world.fill()
+
+    once(world.link, lambda commands: bool(world.claims()), adopt)
+    with pytest.raises(LeaseLost):
+        source.round()
+    world.redis.full = False
+    ids = world.read(adopter)
+    assert sorted(ids) == RECORDS
+    heir = world.start(life=2)
+    for _ in range(2):
+        heir.round()
+        assert not world.read(heir)
+    world.consumer.drain(adopter)
+    adopter.round()
+    assert (world.consumer.records, world.consumer.lost) == (RECORDS, 0)
+    assert not world.book.fields and not world.claims()
+
+
+def asks_for_the_owner(commands: Sequence[Any]) -> bool:
+    """Say whether it is the last exchange before the records are read."""
+    return len(commands) == 1 and commands[0][:2] == ("HGET", STREAMS)
+
+
+def killed_at(world: World, wanted: Callable[[Sequence[Any]], bool]) -> None:
+    """Let the instance be killed before an exchange, while it notes what it claims."""
+
+    def kill() -> None:
+        raise Died
+
+    def fill() -> None:
+        world.fill()
+        once(world.link, wanted, kill)
+
+    source = world.start()
+    once(world.link, lambda commands: bool(world.claims()), fill)
+    with pytest.raises(Died):
+        source.round()
+    world.redis.full = False
+    world.end_leases()
+
+
+def test_a_note_does_not_go_over_an_adopters_mark(world: World) -> None:
+    """Nobody has read what Redis has as an intent: it is the adopter who numbers it.
+
+    Else who comes after an adopter that is killed takes the records for lost.
+    """
+    killed_at(world, lambda commands: commands[0][0] == "HDEL")
+    assert world.book.fields and world.intents()
+    link = Gated(world.redis)
+    adopter = world.start("b", link=link)
+    adopter.round()
+
+    def kill() -> None:
+        raise Died
+
+    def back() -> None:
+        world.start(life=2).round()
+        once(link, lambda commands: commands[0][0] == "HDEL", kill)
+
+    once(link, lambda commands: commands[0][0] == "RENAMENX", back)
+    with pytest.raises(Died):
+        adopter.round()
+    world.end_leases("ab")
+    heir = world.start("c")
+    for _ in range(4):
+        heir.round()
+        world.consumer.drain(heir)
+    assert (world.consumer.records, world.consumer.lost) == (RECORDS, 0)
+    assert not world.claims() and not world.book.fields
+
+
+def test_a_note_does_not_outlive_its_list(world: World) -> None:
+    """Whoever had taken the intent renames the list just when the note comes."""
+    killed_at(world, asks_for_the_owner)
+    assert world.book.fields and not world.intents()
+    (key,) = world.claims()
+    once(
+        world.link,
+        lambda commands: commands[0][0] == "HSETNX",
+        lambda: world.redis.run(("RENAMENX", key, f"{key}2")),
+    )
+    heir = world.start(life=2)
+    for _ in range(2):
+        heir.round()
+        assert not any(stream.claims for stream in heir.streams.values())
+    assert not world.book.fields
+
+
+def test_a_note_of_a_list_that_became_a_tombstone_is_forgotten(world: World) -> None:
+    """Else no instance could load the stream any more."""
+    killed_at(world, asks_for_the_owner)
+    (key,) = world.claims()
+    world.redis.run(("UNLINK", key))
+    world.redis.run(("SET", key, ""))
+    heir = world.start(life=2)
+    for _ in range(2):
+        heir.round()
+        assert not any(stream.claims for stream in heir.streams.values())
+    assert not world.book.fields
+
+
+def test_a_note_that_comes_when_its_stream_is_removed_is_found(world: World) -> None:
+    """The adopter sees no claim in the stream, and then there is one."""
+    _, ids = claimed(world)
+    world.redis.full = False
+    world.end_leases()
+    link = Gated(world.redis)
+    adopter = world.start("b", link=link)
+    adopter.round()
+
+    def removed(commands: Sequence[Any]) -> bool:
+        return bool(commands[0][:2] == ("HDEL", STREAMS))
+
+    once(link, removed, lambda: world.start(life=2))
+    adopter.round()
+    assert not world.book.fields
+    adopter.round()
+    assert world.read(adopter) == ids
