@@ -239,6 +239,26 @@ def test_no_cursor_goes_before_the_note_of_its_claim(world: World) -> None:
         assert (consumer.records, consumer.lost) == (RECORDS, 0)
 
 
+def test_a_note_outlives_that_another_has_finished_its_stream(world: World) -> None:
+    """Who starts in a full Redis gets no lease: his stream may go, and not his note."""
+    _, ids = claimed(world)
+    again = world.start(life=2)
+    world.end_leases()
+    world.redis.full = False
+    adopter = world.start("b")
+    adopter.round()
+    assert len(adopter.round().adopted) == 1
+    assert not adopter.streams
+    again._move_book()  # as in a round that finds room only behind the lease
+    with pytest.raises(LeaseLost):
+        again.round()
+    heir = world.start(life=3)
+    heir.round()
+    assert world.read(heir) == ids
+    world.consumer.drain(heir)
+    assert not world.book.fields and not world.claims()
+
+
 def test_who_lost_the_stream_before_his_note_does_not_read(world: World) -> None:
     """Frozen before the state file has it: the adopter has seen the intent."""
     source = world.start()

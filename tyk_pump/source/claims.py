@@ -755,12 +755,15 @@ class Source:
         commands.append(("HSET", keys.stream(stream.id), *_flat(fields)))
         commands.append(("HGET", keys.streams, stream.id))
         replies = self._link.execute(commands)
-        if any(map(out_of_memory, replies)):
-            # The cursors go along: without them nobody would know who is owed.
+        full = any(map(out_of_memory, replies))
+        if not full:
+            raise_first(replies)
+            self._check_owner(stream, replies[-1])
+        if full or (replies[-1] is None and not self._leased):
+            # Without a lease nobody knows whether Redis has forgotten the stream or
+            # another has finished it. The cursors go along: they say who is owed.
             self._put_in_book(stream.id, {**self._all_fields(stream), **fields})
             return
-        raise_first(replies)
-        self._check_owner(stream, replies[-1])
         stream.registered = True
         if self._booked:
             self._clear_book(stream.id, fields)
