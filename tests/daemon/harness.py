@@ -25,6 +25,14 @@ from tyk_pump.record.analytics import AnalyticsRecord
 
 LIST = "analytics-tyk-system-analytics"
 PATIENCE = 60.0
+KILLS = int(os.environ.get("TYK_PUMP_KILLS", "30"))
+"""Kills in each of the kill tests; `make torture` sets many more."""
+KILLS_TIMEOUT = 300 + 10 * KILLS
+"""Seconds for such a test: each kill costs a start and a wait for some progress."""
+SETTLE_SECONDS = 90 + KILLS
+"""Seconds for what the kills have left undone."""
+DISK = {"type": "disk"}
+"""A journal on the disk."""
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
@@ -53,6 +61,24 @@ def record(name: str, **fields: Any) -> bytes:
     for key, value in fields.items():
         setattr(made, key, value)
     return wire.pack(made)
+
+
+def names(run: str, count: int) -> list[str]:
+    """Return names of records that are unique in a test."""
+    return [f"{run}-{number:06}" for number in range(count)]
+
+
+def csv_pump(folder: Path, **more: Any) -> dict[str, Any]:
+    """Return the section of a pump that writes into a folder."""
+    return {"type": "csv", "meta": {"csv_dir": str(folder)}, **more}
+
+
+def two_pumps(healthy: Path, blocked: Path) -> dict[str, Any]:
+    """Return a pump that works and one whose folder may be a file: it waits then."""
+    return {
+        "healthy": csv_pump(healthy),
+        "blocked": csv_pump(blocked, retry={"max": 0.5}),
+    }
 
 
 def push(client: redis.Redis, names: list[str], key: str = LIST) -> None:
@@ -166,6 +192,14 @@ class Daemon:
         )
         return found
 
+    def audit(self, *arguments: str) -> dict[str, Any]:
+        """Return what `tyk-pump audit --json` says; that it balances is asserted."""
+        done = self.command("audit", "--json", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr + self.tail()
+        found: dict[str, Any] = json.loads(done.stdout)
+        assert found["balanced"]
+        return found
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, return the exit code."""
         assert self.process is not None
@@ -237,6 +271,30 @@ def csv_names(folder: Path) -> Counter[str]:
 def count_lines(folder: Path) -> int:
     """Return the number of line ends in all CSV files: cheap to ask often."""
     return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.csv"))
+
+
+def in_claims(client: redis.Redis) -> int:
+    """Return how many records wait in Redis."""
+    return sum(int(client.llen(key)) for key in client.keys("*claim*"))
+
+
+def wait_names(folder: Path, expected: list[str], daemon: Daemon) -> None:
+    """Wait until as many lines as records (and headers) are in the files."""
+
+    def there() -> bool:
+        return count_lines(folder) - len(list(folder.glob("*.csv"))) >= len(expected)
+
+    try:
+        wait_for("all records in the files", there, SETTLE_SECONDS)
+    except AssertionError:
+        missing = len(set(expected) - set(csv_names(folder)))
+        raise AssertionError(f"{missing} missing\n{daemon.tail()}") from None
+
+
+def progress(folder: Path, before: int) -> None:
+    """Wait a while until there are more lines; none is fine too."""
+    with contextlib.suppress(AssertionError):
+        wait_for("progress", lambda: count_lines(folder) > before, 5)
 
 
 def assert_exactly_once(folder: Path, names: list[str]) -> None:

@@ -23,8 +23,13 @@ import msgpack
 import pytest
 import redis
 
-from tests.daemon.harness import LIST, Daemon
-from tests.daemon.test_kills import KILLS, KILLS_TIMEOUT, SETTLE_SECONDS
+from tests.daemon.harness import (
+    KILLS,
+    KILLS_TIMEOUT,
+    LIST,
+    SETTLE_SECONDS,
+    Daemon,
+)
 from tests.daemon.test_mix import dead_letters, strike, wait_settled
 from tests.golden import loader
 from tests.servers.database import Database, Databases

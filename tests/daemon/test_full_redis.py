@@ -11,14 +11,16 @@ import pytest
 import redis
 
 from tests.daemon.harness import (
+    DISK,
     LIST,
     Daemon,
     assert_exactly_once,
     record,
     settled,
+    two_pumps,
     wait_for,
+    wait_names,
 )
-from tests.daemon.test_journal import DISK, two_pumps, wait_names
 
 pytestmark = pytest.mark.timeout(240)
 SPILL = {"type": "redis", "max_bytes": 1 << 30}

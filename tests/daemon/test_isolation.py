@@ -22,9 +22,14 @@ from typing import Any
 import pytest
 
 from tests.daemon.figures import LONG, figure
-from tests.daemon.harness import LIST, Daemon, record, wait_for
+from tests.daemon.harness import (
+    LIST,
+    Daemon,
+    names,
+    record,
+    wait_for,
+)
 from tests.daemon.mix import Csv, Elasticsearch, HttpSide, Index, Splunk, named
-from tests.daemon.test_kills import names
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
 from tests.servers.tls import Authority

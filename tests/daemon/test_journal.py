@@ -12,48 +12,22 @@ from typing import Any
 import pytest
 
 from tests.daemon.harness import (
+    DISK,
+    KILLS,
+    KILLS_TIMEOUT,
     Daemon,
     assert_exactly_once,
     count_lines,
-    csv_names,
+    in_claims,
+    names,
     push,
     settled,
+    two_pumps,
     wait_for,
+    wait_names,
 )
-from tests.daemon.test_kills import KILLS, KILLS_TIMEOUT, SETTLE_SECONDS, names
 
-DISK = {"type": "disk"}
 SPILL = {"type": "redis", "max_bytes": 100_000}
-
-
-def two_pumps(healthy: Path, blocked: Path) -> dict[str, Any]:
-    """Return a pump that works and one whose folder may be a file: it waits then."""
-    return {
-        "csv": {"type": "csv", "meta": {"csv_dir": str(healthy)}},
-        "other": {
-            "type": "csv",
-            "meta": {"csv_dir": str(blocked)},
-            "retry": {"max": 0.5},
-        },
-    }
-
-
-def wait_names(folder: Path, expected: list[str], daemon: Daemon) -> None:
-    """Wait until all these are in the files."""
-
-    def there() -> bool:
-        return count_lines(folder) - len(list(folder.glob("*.csv"))) >= len(expected)
-
-    try:
-        wait_for("all records in the files", there, SETTLE_SECONDS)
-    except AssertionError:
-        missing = len(set(expected) - set(csv_names(folder)))
-        raise AssertionError(f"{missing} missing\n{daemon.tail()}") from None
-
-
-def in_claims(client: Any) -> int:
-    """Return how many records wait in Redis."""
-    return sum(int(client.llen(key)) for key in client.keys("*claim*"))
 
 
 @pytest.mark.timeout(KILLS_TIMEOUT)
@@ -92,7 +66,7 @@ def test_a_pump_in_trouble_costs_disk_and_not_redis(
         wait_for("a purge", lambda: daemon.status()["purges"])
         status = daemon.status()
         assert status["journal_records"] >= len(pushed) - 150
-        assert daemon.pump("OTHER")["pending"] == len(pushed)
+        assert daemon.pump("BLOCKED")["pending"] == len(pushed)
         blocked.unlink()
         for kill in range(max(3, KILLS // 6)):
             if kill:
@@ -108,8 +82,7 @@ def test_a_pump_in_trouble_costs_disk_and_not_redis(
         daemon.start().wait_ready()
         wait_names(blocked, pushed, daemon)
         wait_for("the end", lambda: daemon.status()["journal_records"] == 0)
-        audit = daemon.command("audit")
-        assert audit.returncode == 0, audit.stdout + audit.stderr
+        daemon.audit()
         assert daemon.stop() == 0
     assert_exactly_once(healthy, pushed)
     assert_exactly_once(blocked, pushed)
@@ -155,7 +128,7 @@ def test_the_type_changes_with_work_in_hand(
         blocked.unlink()
         wait_names(blocked, pushed, daemon)
         daemon.wait_ready()
-        assert daemon.command("audit").returncode == 0
+        daemon.audit()
         assert daemon.stop() == 0
     assert_exactly_once(healthy, pushed)
     assert_exactly_once(blocked, pushed)
@@ -196,8 +169,7 @@ def test_what_another_instance_took_over_is_not_delivered_by_both(
         first.start().wait_ready()
         wait_names(blocked, pushed + late, first)
         for daemon in (first, second):
-            audit = daemon.command("audit")
-            assert audit.returncode == 0, audit.stdout + audit.stderr
+            daemon.audit()
             assert daemon.stop() == 0
     assert_exactly_once(healthy, pushed + late)
     assert_exactly_once(blocked, pushed + late)

@@ -14,52 +14,19 @@ from typing import Any
 import pytest
 
 from tests.daemon.harness import (
+    KILLS,
+    KILLS_TIMEOUT,
     Daemon,
     assert_exactly_once,
     count_lines,
-    csv_names,
+    csv_pump,
+    names,
+    progress,
     push,
     settled,
     wait_for,
+    wait_names,
 )
-
-KILLS = int(os.environ.get("TYK_PUMP_KILLS", "30"))
-"""Kills in each of the kill tests; `make torture` sets many more."""
-KILLS_TIMEOUT = 300 + 10 * KILLS
-"""Seconds for such a test: each kill costs a start and a wait for some progress."""
-SETTLE_SECONDS = 90 + KILLS
-"""Seconds for what the kills have left undone."""
-
-
-def csv_pump(folder: Path) -> dict[str, Any]:
-    """Return a pumps section with one csv pump."""
-    return {"csv": {"type": "csv", "meta": {"csv_dir": str(folder)}}}
-
-
-def names(run: str, count: int) -> list[str]:
-    """Return names of records that are unique in a test."""
-    return [f"{run}-{number:06}" for number in range(count)]
-
-
-def wait_all(folder: Path, expected: list[str], log: Callable[[], str]) -> None:
-    """Wait until as many lines as records (and headers) are in the files."""
-
-    def there() -> bool:
-        headers = len(list(folder.glob("*.csv")))
-        return count_lines(folder) - headers >= len(expected)
-
-    try:
-        wait_for("all records in the files", there, SETTLE_SECONDS)
-    except AssertionError:
-        raise AssertionError(
-            f"{len(set(expected) - set(csv_names(folder)))} missing\n{log()}"
-        ) from None
-
-
-def progress(folder: Path, before: int) -> None:
-    """Wait a while until there are more lines; none is fine too."""
-    with contextlib.suppress(AssertionError):
-        wait_for("progress", lambda: count_lines(folder) > before, 5)
 
 
 @pytest.mark.timeout(KILLS_TIMEOUT)
@@ -72,7 +39,9 @@ def test_kill_the_coordinator_at_random_moments(
     out = tmp_path / "csv"
     chance = random.Random(1)
     pushed: list[str] = []
-    daemon = Daemon(tmp_path / "a", server.port, csv_pump(out), window_records=50)
+    daemon = Daemon(
+        tmp_path / "a", server.port, {"csv": csv_pump(out)}, window_records=50
+    )
     with daemon:
         for kill in range(KILLS):
             fresh = names(f"k{kill}", chance.randrange(1, 600))
@@ -84,7 +53,7 @@ def test_kill_the_coordinator_at_random_moments(
             time.sleep(chance.random() * 0.1)
             daemon.kill()
         daemon.start().wait_ready()
-        wait_all(out, pushed, daemon.tail)
+        wait_names(out, pushed, daemon)
         assert daemon.stop() == 0
     assert_exactly_once(out, pushed)
     assert settled(client)
@@ -100,7 +69,9 @@ def test_kill_workers_at_random_moments(
     out = tmp_path / "csv"
     chance = random.Random(2)
     pushed: list[str] = []
-    daemon = Daemon(tmp_path / "a", server.port, csv_pump(out), window_records=50)
+    daemon = Daemon(
+        tmp_path / "a", server.port, {"csv": csv_pump(out)}, window_records=50
+    )
     with daemon:
         daemon.start().wait_ready()
         for kill in range(KILLS):
@@ -111,7 +82,7 @@ def test_kill_workers_at_random_moments(
             for pid in daemon.children():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        wait_all(out, pushed, daemon.tail)
+        wait_names(out, pushed, daemon)
         dead = daemon.pump("CSV")["dead"]
         assert daemon.stop() == 0
     assert dead == 0
@@ -125,14 +96,14 @@ def test_a_stopped_worker_is_replaced(
     """SIGSTOP of a worker: it gives no sign of life and is replaced."""
     server = make_redis()
     out = tmp_path / "csv"
-    daemon = Daemon(tmp_path / "a", server.port, csv_pump(out), beat_timeout=2)
+    daemon = Daemon(tmp_path / "a", server.port, {"csv": csv_pump(out)}, beat_timeout=2)
     with daemon:
         daemon.start().wait_ready()
         (pid,) = daemon.children()
         os.kill(pid, signal.SIGSTOP)
         pushed = names("s", 500)
         push(server.client(), pushed)
-        wait_all(out, pushed, daemon.tail)
+        wait_names(out, pushed, daemon)
         assert pid not in daemon.children()
         assert daemon.stop() == 0
     assert_exactly_once(out, pushed)
@@ -146,8 +117,12 @@ def test_a_frozen_coordinator_wakes_up_after_its_lease(
     server = make_redis()
     client = server.client()
     out = tmp_path / "csv"
-    first = Daemon(tmp_path / "a", server.port, csv_pump(out), window_records=20)
-    second = Daemon(tmp_path / "b", server.port, csv_pump(out), window_records=20)
+    first = Daemon(
+        tmp_path / "a", server.port, {"csv": csv_pump(out)}, window_records=20
+    )
+    second = Daemon(
+        tmp_path / "b", server.port, {"csv": csv_pump(out)}, window_records=20
+    )
     with first, second:
         first.start().wait_ready()
         pushed = names("f", 3000)
@@ -158,12 +133,12 @@ def test_a_frozen_coordinator_wakes_up_after_its_lease(
         more = names("g", 500)
         push(client, more)
         pushed += more
-        wait_all(out, pushed, second.tail)
+        wait_names(out, pushed, second)
         os.kill(first.pid, signal.SIGCONT)
         late = names("h", 500)
         push(client, late)
         pushed += late
-        wait_all(out, pushed, first.tail)
+        wait_names(out, pushed, first)
         first.wait_ready()
         assert first.stop() == 0
         assert second.stop() == 0
@@ -177,7 +152,9 @@ def test_redis_restarts_in_the_middle(
     """Redis with a durable log is killed and started again under load."""
     server = make_redis(appendonly="yes", appendfsync="always")
     out = tmp_path / "csv"
-    daemon = Daemon(tmp_path / "a", server.port, csv_pump(out), window_records=50)
+    daemon = Daemon(
+        tmp_path / "a", server.port, {"csv": csv_pump(out)}, window_records=50
+    )
     pushed: list[str] = []
     with daemon:
         daemon.start().wait_ready()
@@ -188,7 +165,7 @@ def test_redis_restarts_in_the_middle(
             time.sleep(0.05 * turn)
             server.kill()
             server.restart()
-        wait_all(out, pushed, daemon.tail)
+        wait_names(out, pushed, daemon)
         assert daemon.stop() == 0
     assert_exactly_once(out, pushed)
 
@@ -202,8 +179,12 @@ def test_two_instances_share_lists_and_folder(
     client = server.client()
     out = tmp_path / "csv"
     pushed: list[str] = []
-    first = Daemon(tmp_path / "a", server.port, csv_pump(out), window_records=50)
-    second = Daemon(tmp_path / "b", server.port, csv_pump(out), window_records=50)
+    first = Daemon(
+        tmp_path / "a", server.port, {"csv": csv_pump(out)}, window_records=50
+    )
+    second = Daemon(
+        tmp_path / "b", server.port, {"csv": csv_pump(out)}, window_records=50
+    )
     with first, second:
         first.start().wait_ready()
         second.start().wait_ready()
@@ -214,6 +195,6 @@ def test_two_instances_share_lists_and_folder(
             time.sleep(0.02)
             if turn == 10:
                 first.kill()
-        wait_all(out, pushed, second.tail)
+        wait_names(out, pushed, second)
         assert second.stop() == 0
     assert_exactly_once(out, pushed)

@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.harness import Daemon, count_lines, push, record, wait_for
-from tests.daemon.test_kills import csv_pump, names, progress, wait_all
+from tests.daemon.harness import (
+    Daemon,
+    count_lines,
+    csv_pump,
+    names,
+    progress,
+    push,
+    record,
+    wait_for,
+    wait_names,
+)
 
 LEDGER_KILLS = int(os.environ.get("TYK_PUMP_KILLS", "12"))
-
-
-def audit(daemon: Daemon, *arguments: str) -> dict[str, Any]:
-    """Return what `tyk-pump audit --json` says; that it balances is asserted."""
-    done = daemon.command("audit", "--json", *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert found["balanced"]
-    return found
 
 
 def line(found: dict[str, Any], pump: str = "CSV") -> dict[str, Any]:
@@ -47,7 +47,7 @@ def test_two_instances_and_kills_balance(
     out = tmp_path / "csv"
     chance = random.Random(5)
     pushed: list[str] = []
-    pumps = csv_pump(out)
+    pumps = {"csv": csv_pump(out)}
     pumps["few"] = {
         "type": "dummy",
         "workers": 2,
@@ -76,17 +76,17 @@ def test_two_instances_and_kills_balance(
             time.sleep(chance.random() * 0.1)
             if chance.random() < 0.7:
                 one.kill()
-                audit(one)
+                one.audit()
         for one in both:
             if one.process is None or one.process.poll() is not None:
                 one.start()
             one.wait_ready()
-        wait_all(out, pushed, both[0].tail)
+        wait_names(out, pushed, both[0])
         wait_for("all settled", lambda: not any(map(_pending, both)))
-        running = [audit(one) for one in both]
+        running = [one.audit() for one in both]
         for one in both:
             assert one.stop() == 0
-        stopped = [audit(one) for one in both]
+        stopped = [one.audit() for one in both]
     for before, after in zip(running, stopped, strict=True):
         assert before["pumps"] == after["pumps"]
     booked = [line(found) for found in stopped]
@@ -99,7 +99,7 @@ def test_two_instances_and_kills_balance(
 
 
 def _pending(daemon: Daemon) -> int:
-    return sum(pump["pending"] for pump in audit(daemon)["pumps"])
+    return sum(pump["pending"] for pump in daemon.audit()["pumps"])
 
 
 @pytest.mark.timeout(120)
@@ -109,7 +109,7 @@ def test_a_killed_instance_hands_over(
     """What its heir has settled is booked as handed over, before and after a start."""
     server = make_redis()
     out = tmp_path / "csv"
-    pumps = csv_pump(out)
+    pumps = {"csv": csv_pump(out)}
     first = Daemon(tmp_path / "a", server.port, pumps, window_records=20)
     second = Daemon(tmp_path / "b", server.port, pumps)
     with first, second:
@@ -118,18 +118,18 @@ def test_a_killed_instance_hands_over(
             os.kill(pid, signal.SIGSTOP)  # nothing is delivered by this one
         pushed = names("h", 700)
         push(server.client(), pushed)
-        wait_for("the claim", lambda: line(audit(first))["pending"] == 700)
+        wait_for("the claim", lambda: line(first.audit())["pending"] == 700)
         first.kill()
-        assert line(audit(first))["pending"] == 700
+        assert line(first.audit())["pending"] == 700
         second.start().wait_ready()
-        wait_all(out, pushed, second.tail)
+        wait_names(out, pushed, second)
         wait_for("settled", lambda: not _pending(second))
-        assert line(audit(second))["adopted"] == 700
-        assert line(audit(first))["handed_over"] == 700
+        assert line(second.audit())["adopted"] == 700
+        assert line(first.audit())["handed_over"] == 700
         first.start().wait_ready()
-        wait_for("booked", lambda: line(audit(first))["handed_over"] == 700)
+        wait_for("booked", lambda: line(first.audit())["handed_over"] == 700)
         assert first.stop() == 0 and second.stop() == 0
-        assert line(audit(first))["claimed"] == 700
+        assert line(first.audit())["claimed"] == 700
 
 
 @pytest.mark.timeout(120)
@@ -141,7 +141,7 @@ def test_a_lease_that_is_lost_and_won_again(
     server = make_redis()
     client = server.client()
     out = tmp_path / "csv"
-    pumps = csv_pump(out)
+    pumps = {"csv": csv_pump(out)}
     first = Daemon(tmp_path / "a", server.port, pumps, window_records=20)
     second = Daemon(tmp_path / "b", server.port, pumps, window_records=20)
     with first, second:
@@ -152,22 +152,22 @@ def test_a_lease_that_is_lost_and_won_again(
         os.kill(first.pid, signal.SIGSTOP)
         if with_heir:
             second.start().wait_ready()
-            wait_all(out, pushed, second.tail)
+            wait_names(out, pushed, second)
         else:
             lease = "analytics-tyk-pump:lease:*"
             wait_for("the end of the lease", lambda: not client.keys(lease))
         os.kill(first.pid, signal.SIGCONT)
         late = names("g", 500)
         push(client, late)
-        wait_all(out, pushed + late, first.tail)
+        wait_names(out, pushed + late, first)
         both = [first, second] if with_heir else [first]
         wait_for("all settled", lambda: not any(map(_pending, both)))
-        booked = [line(audit(one)) for one in both if audit(one)["pumps"]]
+        booked = [line(one.audit()) for one in both if one.audit()["pumps"]]
         own = sum(one["claimed"] - one["handed_over"] for one in booked)
         assert own >= len(pushed + late)
         for one in both:
             assert one.stop() == 0
-            audit(one)
+            one.audit()
 
 
 @pytest.mark.timeout(120)
@@ -182,7 +182,7 @@ def test_uptime_reports_are_books_of_their_own(
     daemon = Daemon(
         tmp_path / "a",
         server.port,
-        csv_pump(out),
+        {"csv": csv_pump(out)},
         dont_purge_uptime_data=False,
         uptime_pump_config=base,
     )
@@ -199,9 +199,9 @@ def test_uptime_reports_are_books_of_their_own(
             return found == {"CSV": 30, "uptime": 3}
 
         wait_for("both kinds in the books", booked)
-        wait_for("delivered", lambda: line(audit(daemon))["delivered"] == 30)
+        wait_for("delivered", lambda: line(daemon.audit())["delivered"] == 30)
         daemon.kill()
-        assert line(audit(daemon), "uptime")["claimed"] == 3
+        assert line(daemon.audit(), "uptime")["claimed"] == 3
 
 
 @pytest.mark.timeout(120)
@@ -212,12 +212,12 @@ def test_dead_letters_replays_and_metrics(
     server = make_redis()
     client = server.client()
     out = tmp_path / "csv"
-    daemon = Daemon(tmp_path / "a", server.port, csv_pump(out))
+    daemon = Daemon(tmp_path / "a", server.port, {"csv": csv_pump(out)})
     with daemon:
         daemon.start().wait_ready()
         client.rpush("analytics-tyk-system-analytics", b"junk", record("good"), b"bad")
-        wait_for("letters", lambda: line(audit(daemon))["dead"] == 2)
-        found = audit(daemon)
+        wait_for("letters", lambda: line(daemon.audit())["dead"] == 2)
+        found = daemon.audit()
         assert line(found)["claimed"] == 3 and line(found)["delivered"] == 1
         assert found["letters"][0]["kept"] == 2
         daemon.command("dead-letters", "drop", "1")
@@ -228,7 +228,7 @@ def test_dead_letters_replays_and_metrics(
             return bool(json.loads(shown.stdout)["refusals"] == 2)
 
         wait_for("the replay", refused_again)
-        found = audit(daemon)
+        found = daemon.audit()
         assert found["letters"] == [
             {
                 "pump": "CSV",
@@ -246,7 +246,7 @@ def test_dead_letters_replays_and_metrics(
         shown = daemon.command("audit", "--hours")
         assert shown.returncode == 0 and "balanced" in shown.stdout
         assert "HOUR" in shown.stdout and "DELIVERED" in shown.stdout
-        assert not audit(daemon, "--pump", "other")["pumps"]
+        assert not daemon.audit("--pump", "other")["pumps"]
         assert daemon.stop() == 0
 
 
@@ -257,12 +257,12 @@ def test_the_audit_fails_where_a_record_is_missing(
     """A row that says less than was claimed: exit 1, stopped and running."""
     server = make_redis()
     out = tmp_path / "csv"
-    daemon = Daemon(tmp_path / "a", server.port, csv_pump(out))
+    daemon = Daemon(tmp_path / "a", server.port, {"csv": csv_pump(out)})
     with daemon:
         daemon.start().wait_ready()
         pushed = names("m", 50)
         push(server.client(), pushed)
-        wait_for("delivered", lambda: line(audit(daemon))["delivered"] == 50)
+        wait_for("delivered", lambda: line(daemon.audit())["delivered"] == 50)
         assert daemon.stop() == 0
         with contextlib.closing(
             sqlite3.connect(next(tmp_path.glob("a/*.state")) / "state.sqlite")

@@ -17,7 +17,18 @@ from typing import Any
 import pytest
 import redis
 
-from tests.daemon.harness import LIST, Daemon, count_lines, settled, wait_for
+from tests.daemon.harness import (
+    KILLS,
+    KILLS_TIMEOUT,
+    LIST,
+    SETTLE_SECONDS,
+    Daemon,
+    count_lines,
+    names,
+    progress,
+    settled,
+    wait_for,
+)
 from tests.daemon.mix import (
     MAKERS,
     Ferret,
@@ -28,13 +39,6 @@ from tests.daemon.mix import (
     Stdout,
     Topic,
     named,
-)
-from tests.daemon.test_kills import (
-    KILLS,
-    KILLS_TIMEOUT,
-    SETTLE_SECONDS,
-    names,
-    progress,
 )
 from tests.faults.plant import environment
 from tests.servers.go import FERRETDB
@@ -191,14 +195,12 @@ def test_kills_among_ill_back_ends(
         assert all("died" in letter["reason"] for letter in letters)
         for side in mix.sides:
             side.last_look()
-        audit = daemon.command("audit")
-        assert audit.returncode == 0, audit.stdout + audit.stderr
+        daemon.audit()
         assert daemon.stop() == 0
         for side in mix.sides:
             spared = POISON if side in killed else None
             side.check(name for name in pushed if name != spared)
-        audit = daemon.command("audit")
-        assert audit.returncode == 0, audit.stdout + audit.stderr
+        daemon.audit()
 
 
 def test_every_type_is_in_the_mix() -> None:

@@ -14,37 +14,29 @@ from typing import Any
 import pytest
 
 from tests.daemon.harness import (
+    KILLS,
+    KILLS_TIMEOUT,
     LIST,
     Daemon,
     assert_exactly_once,
     count_lines,
     csv_names,
+    csv_pump,
     record,
     settled,
+    two_pumps,
     wait_for,
+    wait_names,
 )
-from tests.daemon.test_kills import KILLS, KILLS_TIMEOUT, SETTLE_SECONDS
 from tyk_pump.record import edit
 
 DISK = {"type": "disk"}
-
-
-def csv(folder: Path) -> dict[str, Any]:
-    """Return a pump that writes into a folder."""
-    return {"type": "csv", "meta": {"csv_dir": str(folder)}, "retry": {"max": 0.5}}
 
 
 def replay(daemon: Daemon, *words: str) -> Any:
     """Ask for a replay; return what the command says."""
     done = daemon.command("replay", "--json", *words)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def audit(daemon: Daemon) -> Any:
-    """Return the books, which balance."""
-    done = daemon.command("audit", "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
 
@@ -67,19 +59,6 @@ def push(client: Any, count: int) -> list[str]:
     return made
 
 
-def in_files(daemon: Daemon, folder: Path, expected: list[str]) -> None:
-    """Wait until all these are in the files."""
-
-    def there() -> bool:
-        return count_lines(folder) - len(list(folder.glob("*.csv"))) >= len(expected)
-
-    try:
-        wait_for("all records in the files", there, SETTLE_SECONDS)
-    except AssertionError:
-        missing = len(set(expected) - set(csv_names(folder)))
-        raise AssertionError(f"{missing} missing\n{daemon.tail()}") from None
-
-
 @pytest.mark.timeout(KILLS_TIMEOUT)
 def test_a_new_pump_is_back_filled_through_kills(
     tmp_path: Path, make_redis: Callable[..., Any]
@@ -90,15 +69,24 @@ def test_a_new_pump_is_back_filled_through_kills(
     old, new = tmp_path / "old", tmp_path / "new"
     chance = random.Random(5)
     daemon = Daemon(
-        tmp_path / "a", server.port, {"old": csv(old)}, journal=DISK, window_records=50
+        tmp_path / "a",
+        server.port,
+        {"old": csv_pump(old)},
+        journal=DISK,
+        window_records=50,
     )
     with daemon:
         daemon.start().wait_ready()
         pushed = push(client, 5000)
-        in_files(daemon, old, pushed)
+        wait_names(old, pushed, daemon)
         wait_for("the end", lambda: daemon.status()["journal_records"] == 0)
         assert daemon.stop() == 0
-        daemon.write(pumps={"old": csv(old), "new": csv(new)})
+        daemon.write(
+            pumps={
+                "old": csv_pump(old),
+                "new": csv_pump(new),
+            }
+        )
         said = replay(daemon, "--from", "1h ago", "--to-pump", "new")
         assert said["pumps"]["NEW"]["records"] == 5000 and not said["running"]
         for _ in range(max(4, KILLS // 6)):
@@ -115,11 +103,11 @@ def test_a_new_pump_is_back_filled_through_kills(
                     os.kill(pid, signal.SIGKILL)
             daemon.kill()
         daemon.start()
-        in_files(daemon, new, pushed)
-        wait_for("the books", lambda: not audit(daemon)["replays"][0]["pending"])
+        wait_names(new, pushed, daemon)
+        wait_for("the books", lambda: not daemon.audit()["replays"][0]["pending"])
         daemon.wait_ready()
         assert daemon.stop() == 0
-        (line,) = audit(daemon)["replays"]
+        (line,) = daemon.audit()["replays"]
     assert (line["asked"], line["delivered"]) == (5000, 5000)
     assert_exactly_once(new, pushed)
     assert_exactly_once(old, pushed)
@@ -134,14 +122,14 @@ def test_a_running_pump_delivers_again_what_it_was_owed(
     client = server.client()
     out, picky = tmp_path / "out", tmp_path / "picky"
     pumps = {
-        "out": csv(out),
-        "picky": {**csv(picky), "filters": {"response_codes": [500]}},
+        "out": csv_pump(out),
+        "picky": csv_pump(picky, filters={"response_codes": [500]}),
     }
     daemon = Daemon(tmp_path / "a", server.port, pumps, journal=DISK, window_records=50)
     with daemon:
         daemon.start().wait_ready()
         pushed = push(client, 1000)
-        in_files(daemon, out, pushed)
+        wait_names(out, pushed, daemon)
         wait_for("the end", lambda: daemon.status()["journal_records"] == 0)
         words = ("--from", "1h ago", "--where", "response_code=500", "--wait")
         said = replay(daemon, *words, "--pump", "out")
@@ -152,14 +140,14 @@ def test_a_running_pump_delivers_again_what_it_was_owed(
         late = [f"late{number}" for number in range(100)]
         client.rpush(LIST, *map(record, late))
         errors = pushed[::10]
-        in_files(daemon, out, pushed + errors + late)
-        books = audit(daemon)
+        wait_names(out, pushed + errors + late, daemon)
+        books = daemon.audit()
         assert {one["pump"]: one["filtered"] for one in books["replays"]} == {
             "OUT": 0,
             "PICKY": 900,
         }
         assert daemon.stop() == 0
-        audit(daemon)
+        daemon.audit()
     names = csv_names(out)
     assert {name for name, times in names.items() if times == 2} == set(errors)
     assert len(names) == 1100
@@ -174,12 +162,12 @@ def test_what_a_pump_is_still_owed_is_not_repeated(
     client = server.client()
     healthy, blocked = tmp_path / "healthy", tmp_path / "blocked"
     blocked.write_text("not a folder")
-    pumps = {"healthy": csv(healthy), "blocked": csv(blocked)}
+    pumps = two_pumps(healthy, blocked)
     daemon = Daemon(tmp_path / "a", server.port, pumps, journal=DISK, window_records=50)
     with daemon:
         daemon.start()
         pushed = push(client, 500)
-        in_files(daemon, healthy, pushed)
+        wait_names(healthy, pushed, daemon)
         wait_for("the disk", lambda: daemon.status()["journal_records"] == 500)
         said = replay(daemon, "--from", "1h ago", "--pump", "blocked")
         assert said["pumps"]["BLOCKED"] == {
@@ -188,7 +176,7 @@ def test_what_a_pump_is_still_owed_is_not_repeated(
             "on_their_way": 500,
         }
         blocked.unlink()
-        in_files(daemon, blocked, pushed)
+        wait_names(blocked, pushed, daemon)
         daemon.wait_ready()
         assert daemon.stop() == 0
     assert_exactly_once(blocked, pushed)
@@ -202,12 +190,12 @@ def test_what_waits_on_the_disk_is_returned_to_the_lists(
     client = server.client()
     healthy, blocked = tmp_path / "healthy", tmp_path / "blocked"
     blocked.write_text("not a folder")
-    pumps = {"healthy": csv(healthy), "blocked": csv(blocked)}
+    pumps = two_pumps(healthy, blocked)
     daemon = Daemon(tmp_path / "a", server.port, pumps, journal=DISK, window_records=50)
     with daemon:
         daemon.start()
         pushed = push(client, 700)
-        in_files(daemon, healthy, pushed)
+        wait_names(healthy, pushed, daemon)
         wait_for("the disk", lambda: daemon.status()["journal_records"] == 700)
         daemon.kill()
         client.delete(*client.keys("*lease*"))
@@ -220,8 +208,8 @@ def test_what_waits_on_the_disk_is_returned_to_the_lists(
         assert found == [*pushed, "last"]
         blocked.unlink()
         daemon.start().wait_ready()
-        in_files(daemon, blocked, [*pushed, "last"])
+        wait_names(blocked, [*pushed, "last"], daemon)
         assert daemon.stop() == 0
-        (line,) = [one for one in audit(daemon)["pumps"] if one["pump"] == "BLOCKED"]
+        (line,) = [one for one in daemon.audit()["pumps"] if one["pump"] == "BLOCKED"]
     assert (line["handed_over"], line["delivered"]) == (700, 701)
     assert_exactly_once(blocked, [*pushed, "last"])

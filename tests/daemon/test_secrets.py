@@ -10,7 +10,15 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
-from tests.daemon.harness import LIST, Daemon, count_lines, push, record, wait_for
+from tests.daemon.harness import (
+    LIST,
+    Daemon,
+    count_lines,
+    csv_pump,
+    push,
+    record,
+    wait_for,
+)
 from tests.servers import free_port
 from tests.servers.http import Answer, HttpServer, Request
 from tests.servers.vault import Vault
@@ -69,11 +77,6 @@ def splunk(url: str) -> dict[str, Any]:
     }
 
 
-def csv(folder: Path) -> dict[str, Any]:
-    """Return a pump without secrets."""
-    return {"type": "csv", "meta": {"csv_dir": str(folder)}}
-
-
 def everything_said(daemon: Daemon) -> str:
     """Return all that anybody can see of the instance."""
     said = [daemon.log.read_text(), daemon.out.read_text()]
@@ -108,7 +111,7 @@ def test_a_changed_secret_replaces_its_pump_alone(
     vault.put("secret/splunk", {"token": OLD})
     collector = Collector()
     with HttpServer(collector.respond) as server:
-        pumps = {"csv": csv(tmp_path / "csv"), "splunk": splunk(server.url)}
+        pumps = {"csv": csv_pump(tmp_path / "csv"), "splunk": splunk(server.url)}
         with Daemon(
             tmp_path,
             redis_server.port,
@@ -148,7 +151,7 @@ def test_a_sealed_vault_holds_up_nobody_else(
     vault.seal()
     collector = Collector()
     with HttpServer(collector.respond) as server:
-        pumps = {"csv": csv(tmp_path / "csv"), "splunk": splunk(server.url)}
+        pumps = {"csv": csv_pump(tmp_path / "csv"), "splunk": splunk(server.url)}
         with Daemon(
             tmp_path, redis_server.port, pumps, kv=stores(vault, tmp_path)
         ) as daemon:

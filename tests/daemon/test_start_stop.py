@@ -16,17 +16,13 @@ from tests.daemon.harness import (
     Daemon,
     assert_exactly_once,
     count_lines,
+    csv_pump,
     push,
     record,
     wait_for,
 )
 
 pytestmark = pytest.mark.timeout(120)
-
-
-def csv_pump(folder: Path) -> dict[str, Any]:
-    """Return one csv pump's section."""
-    return {"type": "csv", "meta": {"csv_dir": str(folder)}}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -10,9 +10,18 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.harness import Daemon, csv_names, push, settled, wait_for
-from tests.daemon.test_journal import DISK, in_claims, two_pumps, wait_names
-from tests.daemon.test_kills import names
+from tests.daemon.harness import (
+    DISK,
+    Daemon,
+    csv_names,
+    in_claims,
+    names,
+    push,
+    settled,
+    two_pumps,
+    wait_for,
+    wait_names,
+)
 from tyk_pump.state.pages import PAGE
 
 pytestmark = pytest.mark.timeout(240)

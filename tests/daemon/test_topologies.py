@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -14,6 +13,7 @@ from tests.daemon.harness import (
     Daemon,
     assert_exactly_once,
     count_lines,
+    csv_pump,
     push,
     record,
     wait_for,
@@ -25,11 +25,6 @@ from tests.servers.tls import Authority
 from tyk_pump.source.lists import acl_commands, acl_patterns
 
 pytestmark = pytest.mark.timeout(180)
-
-
-def csv_pump(folder: Path) -> dict[str, Any]:
-    """Return a pumps section with one csv pump."""
-    return {"csv": {"type": "csv", "meta": {"csv_dir": str(folder)}}}
 
 
 def test_the_shards_of_a_cluster(
@@ -44,7 +39,7 @@ def test_the_shards_of_a_cluster(
         "enable_cluster": True,
     }
     with Daemon(
-        tmp_path / "a", 0, csv_pump(out), analytics_storage_config=storage
+        tmp_path / "a", 0, {"csv": csv_pump(out)}, analytics_storage_config=storage
     ) as daemon:
         daemon.start().wait_ready()
         for shard in ("", *(f"_{number}" for number in range(10))):
@@ -70,7 +65,7 @@ def test_a_sentinel_fails_over(
             "password": PASSWORD,
         }
         with Daemon(
-            tmp_path / "a", 0, csv_pump(out), analytics_storage_config=storage
+            tmp_path / "a", 0, {"csv": csv_pump(out)}, analytics_storage_config=storage
         ) as daemon:
             daemon.start().wait_ready()
             before = [f"b{number}" for number in range(300)]
@@ -118,7 +113,7 @@ def test_tls_and_a_user_for_the_prefix_only(
         "ssl_max_version": "1.2",
     }
     with Daemon(
-        tmp_path / "a", 0, csv_pump(out), analytics_storage_config=storage
+        tmp_path / "a", 0, {"csv": csv_pump(out)}, analytics_storage_config=storage
     ) as daemon:
         daemon.start().wait_ready()
         push(server.client(), ["a", "b", "c"])

@@ -20,6 +20,7 @@ from tests.daemon.harness import (
     assert_exactly_once,
     count_lines,
     csv_names,
+    csv_pump,
     push,
     wait_for,
 )
@@ -58,17 +59,12 @@ def push_reports(client: redis.Redis, numbers: range) -> None:
     client.rpush(UPTIME_LIST, *[report(number) for number in numbers])
 
 
-def csv_pump(folder: Path) -> dict[str, Any]:
-    """Return a pumps section with one csv pump."""
-    return {"csv": {"type": "csv", "meta": {"csv_dir": str(folder)}}}
-
-
 def mongo_daemon(folder: Path, redis_port: int, url: str, **settings: Any) -> Daemon:
     """Return an instance with a csv pump and the uptime pump."""
     return Daemon(
         folder,
         redis_port,
-        csv_pump(folder / "csv"),
+        {"csv": csv_pump(folder / "csv")},
         dont_purge_uptime_data=False,
         uptime_pump_config={"mongo_url": url},
         **settings,
@@ -87,7 +83,7 @@ def sql_daemon(
     return Daemon(
         folder,
         redis_port,
-        csv_pump(folder / "csv"),
+        {"csv": csv_pump(folder / "csv")},
         dont_purge_uptime_data=False,
         uptime_pump_config=section,
         **settings,
@@ -202,7 +198,7 @@ def test_without_a_word_reports_stay(tmp_path: Path, redis_server: RedisServer) 
     daemon = Daemon(
         tmp_path,
         redis_server.port,
-        csv_pump(tmp_path / "csv"),
+        {"csv": csv_pump(tmp_path / "csv")},
         dont_purge_uptime_data=False,
     )
     with daemon:
