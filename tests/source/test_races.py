@@ -14,6 +14,7 @@ from tyk_pump.config.root import RedisOptions
 from tyk_pump.errors import LeaseLost, SourceError
 from tyk_pump.source.claims import Source
 from tyk_pump.source.redis import Link
+from tyk_pump.source.upkeep import list_claims
 
 RECORDS = [b"r0", b"r1"]
 STREAMS = "analytics-tyk-pump:streams"
@@ -159,6 +160,27 @@ def test_who_was_frozen_gives_no_numbers_to_what_an_adopter_has(
         consumer.drain(adopter)
         adopter.round()
     assert (consumer.records, consumer.lost) == (RECORDS, 0)
+
+
+def test_a_late_tombstone_in_a_finished_claims_place_holds_up_nothing(
+    redis: RedisModel,
+) -> None:
+    """A SET NX that was given up comes when the list is gone, and its field is not."""
+    source = claimed(redis)
+    (stream,) = source.streams.values()
+    (claim,) = stream.claims.values()
+    redis.run(("UNLINK", claim.key))
+    redis.run(("SET", claim.key, "", "NX", "EX", 60))
+    end_lease(redis, "a")
+    heir = make_source(Gated(redis), name="a", incarnation="2", previous="1")
+    heir.start()
+    assert [line.left for line in list_claims(heir._link, "analytics-")] == [0]
+    consumer = Consumer()
+    for _ in range(4):
+        heir.round()
+        consumer.drain(heir, window=1)
+    assert (consumer.records, consumer.lost) == ([], 2)
+    assert not heir.streams and ":claim:" not in str(redis.data)
 
 
 def test_the_end_of_the_lease_is_noticed_at_once(redis: RedisModel) -> None:

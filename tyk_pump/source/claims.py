@@ -47,7 +47,13 @@ from tyk_pump.source.lists import (
     claim_key,
     lists,
 )
-from tyk_pump.source.redis import Command, Link, out_of_memory
+from tyk_pump.source.redis import (
+    Command,
+    Link,
+    length_of,
+    out_of_memory,
+    wrong_type,
+)
 from tyk_pump.ulid import ulid
 
 log = logging.getLogger(__name__)
@@ -827,11 +833,11 @@ class Source:
             and not (field in fields and is_intent(value))
         }
         commands = [("LLEN", unpack(value, Claim).key) for value in claims.values()]
-        lengths = self._link.execute(commands)
+        lengths = map(length_of, self._link.execute(commands))
         return {
             field: value
             for (field, value), length in zip(claims.items(), lengths, strict=True)
-            if length and not isinstance(length, ResponseError)
+            if length
         }
 
     def _put_in_book(self, stream: str, fields: Mapping[str, bytes]) -> None:
@@ -992,12 +998,14 @@ class Source:
             else:
                 stream.claims[claim_name] = claim
                 stream.end = max(stream.end, claim.end)
-        lengths = self._ask([("LLEN", c.key) for c in stream.claims.values()])
+        # A finished claim's name may be a tombstone: of a SET NX that came very late.
+        commands = [("LLEN", claim.key) for claim in stream.claims.values()]
+        lengths = list(map(length_of, self._link.execute(commands)))
         # A record that went from a key was trimmed by someone whom all had passed.
         stream.trimmed = min((c.base for c in stream.claims.values()), default=0)
         for claim, length in zip(stream.claims.values(), lengths, strict=True):
-            gone = max(0, claim.total - int(length) - claim.offset)
-            if not int(length) or stream.trimmed < claim.base:
+            gone = max(0, claim.total - length - claim.offset)
+            if not length or stream.trimmed < claim.base:
                 continue
             stream.trimmed = max(stream.trimmed, claim.base + gone)
         for field, progress in stream.progress.items():
@@ -1028,9 +1036,13 @@ class Source:
             [
                 ("HGET", self._keys.streams, stream_id),
                 ("LRANGE", claim.key, start, start + count - 1),
-            ]
+            ],
+            tolerant=True,
         )
+        raise_first([owner] if wrong_type(records) else [owner, records])
         self._check_owner(stream, owner)
+        if wrong_type(records):
+            records = []
         window = Window(stream_id, claim.list, claim.codec, position, records)
         if len(records) == count:
             return window
@@ -1099,7 +1111,7 @@ class Source:
             if not isinstance(reply, ResponseError):
                 self._owed[name] = {}
         for reply in refused:
-            if not out_of_memory(reply):
+            if not out_of_memory(reply) and not wrong_type(reply):
                 raise SourceError(f"Redis: {reply}")
         for name, upto in trims.items():
             self.streams[name].trimmed = upto

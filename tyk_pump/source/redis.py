@@ -54,6 +54,20 @@ _UNAVAILABLE = (
 _WRONG_NODE = (AskError, ClusterDownError, MovedError, ReadOnlyError, TryAgainError)
 
 
+def length_of(reply: Any) -> int:
+    """Return LLEN's answer; 0 where the name is a tombstone by now."""
+    if isinstance(reply, ResponseError):
+        if not wrong_type(reply):
+            raise SourceError(f"Redis: {reply}") from reply
+        return 0
+    return int(reply)
+
+
+def wrong_type(reply: Any) -> bool:
+    """Say whether a command was refused because the key is no list any more."""
+    return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
+
+
 def out_of_memory(reply: Any) -> bool:
     """Say whether a reply is Redis' refusal to take more data."""
     if not isinstance(reply, ResponseError):

@@ -29,7 +29,7 @@ from tyk_pump.source.claims import (
     unpack,
 )
 from tyk_pump.source.lists import claim_key
-from tyk_pump.source.redis import Command, Link
+from tyk_pump.source.redis import Command, Link, length_of
 from tyk_pump.ulid import ulid_time
 
 
@@ -70,7 +70,8 @@ def list_claims(link: Link, prefix: str) -> Sequence[ClaimLine]:
             elif field.startswith(CLAIM):
                 claims.append((field[len(CLAIM) :], unpack(raw, Claim)))
         claims.sort(key=lambda item: item[1].base)
-        lengths = _checked(link, [("LLEN", claim.key) for _, claim in claims])
+        commands = [("LLEN", claim.key) for _, claim in claims]
+        lengths = map(length_of, link.execute(commands))
         for (claim_name, claim), left in zip(claims, lengths, strict=True):
             lines.append(
                 ClaimLine(
@@ -84,7 +85,7 @@ def list_claims(link: Link, prefix: str) -> Sequence[ClaimLine]:
                     at=claim.at or ulid_time(claim_name),
                     base=claim.base,
                     length=claim.length,
-                    left=int(left),
+                    left=left,
                     cursors=cursors,
                 )
             )
