@@ -159,17 +159,44 @@ def test_the_next_life_goes_on_with_the_same_ids(world: World, full: bool) -> No
     assert not world.book.fields and not world.claims()
 
 
+class FullBook(Book):
+    """A state file on a full disk."""
+
+    full = True
+
+    def put(self, stream: str, fields: Mapping[str, bytes]) -> None:
+        if self.full:
+            raise StateError("the disk is full")
+        super().put(stream, fields)
+
+
+def test_a_list_of_a_lost_intent_is_announced_whatever_the_disk_does(
+    world: World,
+) -> None:
+    """Redis forgets the intent just before the list is renamed, and the disk is full.
+
+    Were it in nobody's hash when we are killed, nobody would know of it.
+    """
+    world.book = FullBook()
+    source = world.start()
+
+    def forget() -> None:
+        for key in [key for key in world.redis.data if ":stream:" in key]:
+            world.redis.run(("UNLINK", key))
+
+    once(world.link, lambda commands: commands[0][0] == "RENAMENX", forget)
+    with pytest.raises(LeaseLost):
+        source.round()
+    world.end_leases()
+    adopter = world.start("b")
+    for _ in range(3):
+        adopter.round()
+    world.consumer.drain(adopter)
+    assert (world.consumer.records, world.consumer.lost) == (RECORDS, 0)
+
+
 def test_nothing_is_read_that_neither_can_note(world: World) -> None:
     """With a disk that refuses as well the records wait, and then have one id."""
-
-    class FullBook(Book):
-        full = True
-
-        def put(self, stream: str, fields: Mapping[str, bytes]) -> None:
-            if self.full:
-                raise StateError("the disk is full")
-            super().put(stream, fields)
-
     world.book = book = FullBook()
     source = world.start()
     world.fill_after_rename()

@@ -691,7 +691,12 @@ class Source:
         list as an intent, is sure to be found by whoever comes next.
         """
         fields = {CLAIM + name: pack(intent)}
-        self._put_in_book(ulid(self._clock.now()), fields)
+        other = ulid(self._clock.now())
+        try:
+            self._put_in_book(other, fields)
+        except SourceError:
+            if not self._move_foreign(other, fields):
+                raise
         self._move_book()
         self._link.execute([("HDEL", self._keys.stream(stream.id), CLAIM + name)])
 
@@ -905,7 +910,8 @@ class Source:
             gone = [field for field in claims if field not in left]
             if gone:
                 self._ask([("HDEL", key, *gone)])
-        self._clear_book(name, fields)
+        if name in self._booked:
+            self._clear_book(name, fields)
         return True
 
     def _register_again(self) -> None:

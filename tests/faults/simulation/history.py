@@ -79,6 +79,8 @@ class History:
         """True once nothing goes wrong any more."""
         self.lossy = False
         """True once Redis has lost anything, or come back with what was gone."""
+        self.lossy_again = False
+        """True once it has done so twice."""
         self.scarce = False
         """True once Redis had no memory: then numbers may be lost, never records."""
         self.instances = [
@@ -216,7 +218,7 @@ class History:
                 return  # it followed a master that is gone
             old = laws.numbers(image[0])
             self.losable |= laws.numbers(self.redis.data) - old
-            self.lossy = True
+            self.lossy, self.lossy_again = True, self.lossy
             for end in self.ends.values():
                 end.twice_allowed |= old
                 end.unordered = True

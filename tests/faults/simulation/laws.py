@@ -171,9 +171,10 @@ def _letters(one: Instance, pump: str) -> dict[int, str]:
 def _conserved(history: History) -> None:
     """Each record is delivered, filtered, dead, or was somebody else's."""
     forgotten: set[int] = set()
-    if history.scarce and history.lossy:
-        # The note of a claim was in the state file only, Redis had it for a moment, and
-        # came back without. The claim is still there, and nobody knows.
+    if history.lossy_again or (history.scarce and history.lossy):
+        # The note of a claim was in the state file only (Redis was full, or had come
+        # back without the intent), Redis had it for a moment, and came back without.
+        # The claim is still there, and nobody knows.
         forgotten = numbers(history.redis.data)
     for pump in history.plan.pumps:
         end = history.ends[pump.name]
