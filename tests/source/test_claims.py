@@ -397,6 +397,7 @@ def test_a_note_never_comes_back_without_its_cursors(
     consumer = Consumer()
     consumer.drain(heir)
     assert consumer.records == RECORDS
+    heir.round()
     assert book.fields == {}
     client.close()
 

@@ -776,7 +776,7 @@ class Source:
             self._put_in_book(stream.id, {**self._all_fields(stream), **fields})
             return
         stream.registered = True
-        if self._booked:
+        if stream.id in self._booked:
             self._clear_book(stream.id, fields)
 
     def _check_owner(self, stream: Stream, owner: bytes | None) -> None:
@@ -804,7 +804,7 @@ class Source:
 
     def _booked_fields(self, stream: Stream) -> dict[str, bytes]:
         """Return what waits in the state file: no later claim may go before it."""
-        if not self._booked:
+        if stream.id not in self._booked:
             return {}
         booked = self._book.pending().get(stream.id, {})
         return {**booked, **self._all_fields(stream)} if booked else {}
@@ -820,23 +820,16 @@ class Source:
             return fields
         booked = self._book.pending().get(stream, {})
         others = {f: v for f, v in booked.items() if not f.startswith(CLAIM)}
-        return {**others, **fields, **self._claims_to_move(booked, fields)}
-
-    def _claims_to_move(
-        self, booked: Mapping[str, bytes], fields: Mapping[str, bytes]
-    ) -> dict[str, bytes]:
-        """Return the claims of the state file that are there, and that Redis lacks.
-
-        Where Redis has an intent nothing has been read, and it is whoever resolves it
-        that gives the list its numbers.
-        """
         claims = {
             field: value
-            for field, value in booked.items()
-            if field.startswith(CLAIM)
-            and not (field in fields and is_intent(fields[field]))
-            and not (field in fields and is_intent(value))
+            for field, value in self._claims_there(booked).items()
+            if goes_before(value, fields.get(field))
         }
+        return {**others, **fields, **claims}
+
+    def _claims_there(self, fields: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return the claims among fields whose lists Redis has."""
+        claims = {f: v for f, v in fields.items() if f.startswith(CLAIM)}
         commands = [("LLEN", unpack(value, Claim).key) for value in claims.values()]
         lengths = map(length_of, self._link.execute(commands))
         return {
@@ -871,7 +864,7 @@ class Source:
         if not fields:
             return
         self._ask([("HDEL", self._keys.stream(stream.id), *fields)])
-        if self._booked:
+        if stream.id in self._booked:
             self._clear_book(stream.id, fields)
 
     def _move_book(self) -> None:
@@ -886,32 +879,45 @@ class Source:
                 return
 
     def _move_foreign(self, name: str, fields: Mapping[str, bytes]) -> bool:
-        """Give Redis the fields of a stream that is not ours; False without memory."""
+        """Give Redis the fields of a stream that is not ours; False without memory.
+
+        The state file keeps them while a list is there, or until the stream is ours:
+        whoever removes it just now has not seen what is new.
+        """
+        there = self._claims_there(fields)
+        if not there:
+            if name in self._booked:
+                self._clear_book(name, fields)
+            return True
         key = self._keys.stream(name)
         (reply,) = self._ask([("HGETALL", key)])
         known = {text(field): value for field, value in pairs(reply).items()}
-        claims = self._claims_to_move(fields, known)
+        claims = {
+            field: value
+            for field, value in there.items()
+            if value != known.get(field) and goes_before(value, known.get(field))
+        }
+        if not claims and name in (self.owners or {}):
+            return True
+        # A cursor that Redis has may be newer. The owner comes last: a stream without
+        # claims would be removed by its adopter.
+        commands: list[Command] = [
+            ("HSETNX", key, field, value)
+            for field, value in fields.items()
+            if not field.startswith(CLAIM)
+        ]
         if claims:
-            # A cursor that Redis has may be newer. The owner comes last: a stream
-            # without claims would be removed by its adopter.
-            commands: list[Command] = [
-                ("HSETNX", key, field, value)
-                for field, value in fields.items()
-                if not field.startswith(CLAIM)
-            ]
             commands.append(("HSET", key, *_flat(claims)))
-            commands.append(("HSETNX", self._keys.streams, name, ""))
-            replies = self._link.execute(commands)
-            if any(map(out_of_memory, replies)):
-                return False
-            raise_first(replies)
-            # An adopter that had taken the intent may have renamed the list meanwhile.
-            left = self._claims_to_move(claims, {})
-            gone = [field for field in claims if field not in left]
-            if gone:
-                self._ask([("HDEL", key, *gone)])
-        if name in self._booked:
-            self._clear_book(name, fields)
+        commands.append(("HSETNX", self._keys.streams, name, ""))
+        replies = self._link.execute(commands)
+        if any(map(out_of_memory, replies)):
+            return False
+        raise_first(replies)
+        # An adopter that had taken an intent may have renamed the list meanwhile.
+        left = self._claims_there(claims)
+        gone = [field for field in claims if field not in left]
+        if gone:
+            self._ask([("HDEL", key, *gone)])
         return True
 
     def _register_again(self) -> None:
@@ -1184,9 +1190,6 @@ class Source:
         if fields:
             self._ask([("HDEL", key, *fields)])
         self._ask([("HDEL", self._keys.streams, stream.id)])
-        (left,) = self._ask([("EXISTS", key)])
-        if left:  # a claim that came just now from somebody's state file
-            self._ask([("HSETNX", self._keys.streams, stream.id, "")])
         self.streams.pop(stream.id, None)
         self._owed.pop(stream.id, None)
 
@@ -1257,6 +1260,15 @@ def finished(link: Link, keys: Keys, streams: Sequence[str]) -> dict[str, str]:
         name: text(reply) if reply is not None else ""
         for name, reply in zip(streams, replies, strict=True)
     }
+
+
+def goes_before(value: bytes, known: bytes | None) -> bool:
+    """Say whether the state file's form of a claim is to replace that of Redis.
+
+    Where Redis has an intent nothing has been read, and whoever resolves it gives the
+    list its numbers.
+    """
+    return known is None or not (is_intent(value) or is_intent(known))
 
 
 def is_intent(raw: bytes) -> bool:
