@@ -59,8 +59,9 @@ class BackEnd:
         *,
         start: int,
         replay: bool,
+        late: bool,
     ) -> None:
-        """Take a write, in one step."""
+        """Take a write, in one step; a late one is of a worker that is dead."""
         marks = self._marks.setdefault(stream, {})
         positions = [item.position for item in items]
         fresh = set(cursors.fresh(positions, cursor, marks))
@@ -69,7 +70,8 @@ class BackEnd:
                 continue
             if self.kind == IDENTITY and item.identity in self._identities:
                 continue
-            self._effect(who, stream, cursor, item, replay)
+            # What the dead had on its way comes when it comes, and others go on.
+            self._effect(who, stream, cursor, item, replay, replay or late)
         if self.kind == WATERMARK and items:
             name = cursors.watermark(cursor, start)
             marks[name] = max(marks.get(name, 0), items[-1].position + 1)
@@ -77,7 +79,13 @@ class BackEnd:
             self._identities.update(item.identity for item in items)
 
     def _effect(
-        self, who: str, stream: str, cursor: str, item: Item, replay: bool
+        self,
+        who: str,
+        stream: str,
+        cursor: str,
+        item: Item,
+        replay: bool,
+        anywhen: bool,
     ) -> None:
         number = item.number
         self.effects[number] += 1
@@ -92,7 +100,7 @@ class BackEnd:
                     f" at {self.kind} as {cursor}"
                 )
             return
-        if replay or self.unordered or number in self.refused:
+        if anywhen or self.unordered or number in self.refused:
             return
         # What is on an instance's own disk goes its own way when another has the rest.
         place = (who, stream, cursor)

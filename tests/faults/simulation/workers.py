@@ -250,6 +250,7 @@ class SimProcess:
             part,
             start=self.begin,
             replay=replay,
+            late=self.exitcode is not None,
         )
         self.end.unheard.update(item.number for item in part)
         if self._gone():
