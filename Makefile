@@ -1,8 +1,9 @@
 # `make` alone lists the targets. VENV names the virtual environment, PYTHON the
 # interpreter it is made from, JOBS how many tests run side by side,
-# KILLS how many kills `make torture` deals out in each of its tests, RECORDS how many
-# records its audit of the stores sends, SAMPLES how many damages of a state file it
-# tries, SEEDS how many histories it plays, FIGURES where it puts what it has measured.
+# KILLS how many kills `make torture` deals out in its laboratory (a tenth of that in
+# each of its other tests), RECORDS how many records its audit of the stores sends,
+# SAMPLES how many damages of a state file it tries, SEEDS how many histories it plays,
+# FIGURES where it puts what it has measured.
 
 VENV ?= .venv
 JOBS ?= 4

@@ -23,7 +23,7 @@ import redis
 
 from tests.daemon.figures import figure
 from tests.daemon.harness import (
-    KILLS,
+    ALL_KILLS,
     LIST,
     Daemon,
     names,
@@ -50,8 +50,8 @@ FEW = [
     ("spill", 2, "single"),
 ]
 """For every run."""
-WORLDS = FEW if KILLS < 100 else ALL
-KILLS_HERE = -(-KILLS // len(WORLDS))
+WORLDS = FEW if ALL_KILLS < 100 else ALL
+KILLS_HERE = -(-ALL_KILLS // len(WORLDS))
 TIMEOUT = 300 + 15 * KILLS_HERE
 WINDOW = 50
 SHARDS = ("", *(f"_{number}" for number in range(10)))

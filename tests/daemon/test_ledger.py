@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.daemon.harness import (
+    ALL_KILLS,
     Daemon,
     count_lines,
     csv_pump,
@@ -27,7 +28,7 @@ from tests.daemon.harness import (
     wait_names,
 )
 
-LEDGER_KILLS = int(os.environ.get("TYK_PUMP_KILLS", "12"))
+LEDGER_KILLS = max(12, ALL_KILLS // 10)
 
 
 def line(found: dict[str, Any], pump: str = "CSV") -> dict[str, Any]:
