@@ -143,7 +143,8 @@ class FakeSource:
             for claim in [c for c, one in stream.claims.items() if one.end <= upto]:
                 del stream.claims[claim]
                 del self.redis.claims[name][claim]
-            if not stream.own and not stream.claims:
+            gone = not stream.own and not stream.claims
+            if gone and stream.trimmed >= stream.hole:
                 del self.streams[name]
                 del self.redis.owners[name]
                 self.redis.finished[name] = self.owner.partition("#")[0]
@@ -493,6 +494,37 @@ def test_the_cursor_waits_for_the_ledger(redis: FakeRedis, tmp_path: Path) -> No
     one.state.close()
 
 
+def test_redis_is_not_told_more_than_the_disk(
+    redis: FakeRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a stream in both places the cursor in Redis waits for the one on the disk.
+
+    Else a crash finds one behind itself, and what was counted between is forgotten.
+    """
+    one = instance(redis, tmp_path)
+    one.source.claim("a1", 100, ["A"])
+    one.settler.look_at_streams(one.source)
+    part = Stream(id="a1", own=False, disk=True, end=40)
+    part.progress["A"] = Progress(40, since=0, counts=Counts(delivered=40))
+    one.journal.parts["a1"], one.journal._kept["a1"] = part, 40
+    one.journal.moved("a1", "A")
+    one.source.streams["a1"].progress["A"] = Progress(60, since=40)
+    one.settler._moved.add(("a1", "A"))
+    with monkeypatch.context() as patch:
+        patch.setattr(one.journal._store, "move", lambda *_: one.state._refuse())
+        one.state.full = True
+        one.write()
+        assert one.journal.error
+    assert redis.progress["a1"]["A"].position == redis.trimmed["a1"] == 0
+    one.state.full = False
+    one.settler.write(one.source, one.workers)
+    assert redis.progress["a1"]["A"].position == 0, "the disk has a pause"
+    one.settler.insist()
+    one.settler.write(one.source, one.workers)
+    assert redis.progress["a1"]["A"].position == redis.trimmed["a1"] == 60
+    one.state.close()
+
+
 def test_a_cursor_goes_on_where_its_row_says(redis: FakeRedis, tmp_path: Path) -> None:
     """Killed between the row and the HSET: the claim is not delivered again."""
     one = instance(redis, tmp_path)
@@ -599,6 +631,30 @@ def test_claims_that_redis_lost_are_lost_in_the_books(
     one.check()
     booked = line(one.audit())
     assert booked.lost >= 200 and booked.settled == 300 == booked.claimed
+    one.state.close()
+
+
+def test_a_lost_claim_at_the_end_is_waited_for(
+    redis: FakeRedis, tmp_path: Path
+) -> None:
+    """The stream stays until the pumps have gone over it: else nobody books it."""
+    one = instance(redis, tmp_path)
+    one.lanes = {"A": 1}
+    for _ in range(2):
+        one.source.claim("a1", 100, ["A"])
+    one.settler.look_at_streams(one.source)
+    one.write()
+    del redis.claims["a1"]["C000100"]
+    one.start()
+    lane, stream = one.workers[0].lane, one.source.streams["a1"]
+    one.settler._move(lane, one.outcome("a1", 0, 100), one.source)
+    one.write()
+    assert "a1" in one.source.streams and not stream.claims
+    one.settler.pass_over(lane, stream, 100, 200)
+    one.write()
+    assert not one.source.streams
+    booked = line(one.audit())
+    assert booked.lost == 100 and booked.settled == 200 == booked.claimed
     one.state.close()
 
 

@@ -18,7 +18,7 @@ from tyk_pump.coordinator.lanes import Lane, Span
 from tyk_pump.coordinator.windows import Windows
 from tyk_pump.cursors import Counts
 from tyk_pump.errors import LeaseLost, StateError
-from tyk_pump.source.claims import Claim, Progress, Stream, Window
+from tyk_pump.source.claims import Claim, Progress, Stream, Window, pack
 from tyk_pump.state.file import StateFile
 
 STREAM = "01J0000000000000000000000A"
@@ -364,6 +364,41 @@ def test_a_row_waits_for_the_part_on_the_disk(
     books.write(source)
     assert [row.cursor for row in state.ledger.open_rows()] == ["P/1:2"]
     assert state.ledger.totals()["P"].delivered == 5
+
+
+def restarted(state: StateFile, journal: Journal, source: Any) -> Books:
+    """Return the books of the next life, that has the stream in hand."""
+    source.owners, source.owner = {STREAM: "me#2"}, "me#2"
+    return Books(state, journal.parts, FakeClock())
+
+
+def test_a_claim_behind_the_part_that_redis_has_lost(state: StateFile) -> None:
+    """The disk has the claim before it, and a pump is still there."""
+    source: Any = Redis(30, 30, P=0)
+    journal, windows = make(state, max_bytes=1)
+    windows.root = RootOptions(window_records=30)
+    books = restarted(state, journal, source)
+    books.sync(source)
+    copy_all(journal, windows, source)
+    assert journal.kept(STREAM) == 30
+    books.write(source)
+    back: Any = Redis(P=30)
+    back.stream.own = False
+    again = restarted(state, journal, back)
+    again.sync(back)
+    again.write(back)
+    assert state.ledger.totals()["P"].lost == 30
+    assert [row.claim for row in state.ledger.open_rows()] == ["C0"]
+
+
+def test_a_cursor_that_the_disk_has_moved_is_written(state: StateFile) -> None:
+    """Killed between a copy and the cursors: Redis is told before it is trimmed."""
+    source: Any = Redis(30, P=0)
+    journal, windows = make(state)
+    copy_all(journal, windows, source)
+    source.stream.settled["P"] = pack(Progress())
+    assert source.stream.progress["P"].position == 30
+    assert restarted(state, journal, source).sync(source) == {STREAM: {"P"}}
 
 
 def test_trouble_ends_when_nothing_waits_for_the_disk(

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.faults.redis_model import RedisModel
-from tests.source.world import LIST, Consumer, Died, make_source, settle
+from tests.source.world import LIST, Book, Consumer, Died, make_source
 from tyk_pump.config.root import RedisOptions
 from tyk_pump.errors import LeaseLost, SourceError
-from tyk_pump.source.claims import Source
+from tyk_pump.source.claims import Progress, Source, unpack
 from tyk_pump.source.redis import Link
 from tyk_pump.source.upkeep import list_claims
 
@@ -201,23 +201,68 @@ def test_a_late_cursor_leaves_nothing_of_what_another_has_finished(
     """Who got no lease in a full Redis does not know of the other; with the cursor's
     answer, or with the next round, it does."""
     claimed(redis)
+    then = make_source(Gated(redis), name="a", incarnation="2", previous="1")
+    then.start()
+    redis.run(("RPUSH", LIST, *RECORDS))
+    then.round()
     end_lease(redis, "a")
     redis.full = True
-    back = make_source(Gated(redis), name="a", incarnation="2", previous="1")
+    back = make_source(Gated(redis), name="a", incarnation="3", previous="2")
     back.start()
-    (stream,) = back.streams.values()
+    assert len(back.streams) == 2
     redis.full = False
     adopter = make_source(Gated(redis), name="b")
     adopter.start()
     adopter.round()
-    assert adopter.round().adopted == [stream.id]
+    assert adopter.round().adopted == sorted(back.streams)
     Consumer().drain(adopter)
     adopter.round()
     assert not adopter.streams
-    stream.progress["P"].position = 1
+    late = {name: {"P": Progress(position=1)} for name in back.streams}
     if not leased:
-        settle(back, stream, "P")
+        back.settle(late, {})
     back.renew()
     with pytest.raises(LeaseLost):
-        settle(back, stream, "P") if leased else back.round()
+        back.settle(late, {}) if leased else back.round()
     assert not [key for key in redis.data if ":stream:" in key]
+
+
+def test_what_is_not_settled_is_not_written_with_the_rest(redis: RedisModel) -> None:
+    """A cursor waits for the ledger, also when all of its stream goes to the file."""
+    book = Book()
+    source = make_source(Gated(redis), book=book)
+    source.start()
+    source.round()
+    (stream,) = source.streams.values()
+    stream.progress["P"].position = 2
+    redis.run(("RPUSH", LIST, *RECORDS))
+    redis.full = True
+    source.round()
+    (fields,) = book.pending().values()
+    assert unpack(fields["pump:P"], Progress).position == 0
+    source.settle({stream.id: stream.progress}, {})
+    redis.run(("RPUSH", LIST, *RECORDS))
+    source.round()
+    (fields,) = book.pending().values()
+    assert unpack(fields["pump:P"], Progress).position == 2
+
+
+def test_a_stream_out_of_the_state_file_has_not_vanished(redis: RedisModel) -> None:
+    """Redis did not have it at the look, and has been given it since."""
+    book = Book()
+    redis.full = True
+    source = make_source(Gated(redis), book=book)
+    source.start()
+    source.round()
+    (stream,) = source.streams
+    back = make_source(Gated(redis), book=book, name="a", incarnation="2", previous="1")
+    end_lease(redis, "a")
+    back.start()
+    back.sought = [stream]
+    back.round()
+    assert back.finished == {stream: ""}
+    redis.full = False
+    back.round()
+    assert not back.finished
+    back.round()
+    assert list(back.streams) == [stream]

@@ -304,19 +304,25 @@ class Books:
         self._books[name] = book
         for progress in part.progress.values() if part is not None else ():
             self._begin(book, progress)
+        moved = self._catch_up(book, rest, closed) if rest is not None else set()
+        for row in rows:
+            self._judge(book, rest, row)
+        return moved
+
+    def _catch_up(
+        self, book: Book, rest: Stream, closed: Mapping[tuple[str, str], int]
+    ) -> set[str]:
+        """Begin with the cursors of a stream as Redis has them; return moved ones."""
         moved = set()
-        for cursor, progress in rest.progress.items() if rest is not None else ():
-            assert rest is not None
+        for cursor, progress in rest.progress.items():
             end = progress.position
-            progress.position = before = rest.raised.pop(cursor, end)
+            progress.position = rest.raised.pop(cursor, end)
             self._skip(book, cursor, progress, closed)
             book.cursors.add(cursor)
             self._begin(book, progress)
-            self._raise(book, self.where(name, cursor), end)
-            if progress.position != before:
-                moved.add(cursor)
-        for row in rows:
-            self._judge(book, rest, row)
+            self._raise(book, self.where(book.stream, cursor), end)
+            if pack(progress) != rest.settled.get(cursor):
+                moved.add(cursor)  # before anything is trimmed up to where it is now
         return moved
 
     def _begin(self, book: Book, progress: Progress) -> None:
@@ -384,8 +390,8 @@ class Books:
         if rest.claims and not rest.own:
             # Redis came back without the claim: a hole. The cursor goes over it, and
             # what the source says of that is booked.
-            rest.end = max(rest.end, row.end)
-        elif where.there is not None and where.at(lane) >= where.kept:
+            rest.end = rest.hole = max(rest.end, row.end)
+        elif where.there and max(row.base, where.at(lane)) >= where.kept:
             self._take(row, where, counting)
             row.counts.lost += lane.share(max(row.base, where.there.position), row.end)
             self._closed[row.key] = row
@@ -437,6 +443,9 @@ class Books:
                 self._elsewhere = None
             if rest is not None:
                 book.extend(rest)
+                if rest.raised:  # read again, and another has trimmed it
+                    closed = self.ledger.closed(name)
+                    moved[name] = self._catch_up(book, rest, closed)
             elif book.ours:
                 book.ours = False
                 self._finished.add(name)

@@ -10,7 +10,7 @@ stays ours to deliver.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from typing import Final
 
 import msgspec
@@ -356,9 +356,13 @@ class Journal:
         self._moved.add((stream, field))
 
     @property
-    def unwritten(self) -> bool:
-        """True when the disk does not have every cursor as it is."""
-        return bool(self._moved)
+    def unwritten(self) -> Set[tuple[str, str]]:
+        """Streams and cursors of which the disk does not have how they are."""
+        return self._moved
+
+    def insist(self) -> None:
+        """Write what is due at once, also where the disk has refused just now."""
+        self._disk_at = 0.0
 
     @property
     def due(self) -> bool:

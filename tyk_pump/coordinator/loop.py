@@ -720,6 +720,7 @@ class Coordinator:
                 f"{worker.config.name} pump stopped.",
                 extra={"prefix": "main", "pump": worker.lane.field},
             )
+        self._settler.insist()
         self._turn(offering=False)
         if self._lifeline.usable:
             self._lifeline.run(lambda source: source.give_back())

@@ -234,6 +234,9 @@ class Settler:
         self.look_at_streams(source)
         held = self._write_books(source)
         self._journal.write(settled, held)
+        # In Redis a cursor is not ahead of what the disk says of the same stream: it
+        # would be behind itself after a crash, with counts that meet no more.
+        held = held | self._journal.unwritten
         moved: dict[str, dict[str, Progress]] = {}
         for name, field in self._moved:
             stream_ = source.streams.get(name)
@@ -258,8 +261,15 @@ class Settler:
         waiting = {*source.streams, *self.books.undecided}
         _drop_streams(self._journal.prune(waiting), workers)
         self._moved &= held
-        self._due = False
+        # One that was read again in the meantime goes through the books once more.
+        self._due = any(stream.raised for stream in source.streams.values())
         self._count(source)
+
+    def insist(self) -> None:
+        """Try a disk that has refused at once: it is the last time."""
+        self._disk_at = 0.0
+        self._journal.insist()
+        self._due = True
 
     def bring_to_book(self, source: Source) -> None:
         """Write what is not in the ledger yet; StateError while the disk refuses."""

@@ -162,7 +162,11 @@ class Stream(msgspec.Struct):
     intents: dict[str, Claim] = msgspec.field(default_factory=dict)
     end: int = 0
     trimmed: int = 0
+    hole: int = 0
+    """Up to where claims are missing that pumps were owed: they go over that first."""
     progress: dict[str, Progress] = msgspec.field(default_factory=dict)
+    settled: dict[str, bytes] = msgspec.field(default_factory=dict)
+    """Cursors as they were settled last: beyond that nothing may be written."""
     maker: str = ""
     """Name of the instance that claimed it, where that is known."""
     adopted: bool = False
@@ -430,11 +434,13 @@ class Source:
         self.finished = finished(self._link, self._keys, gone)
 
     def _compare_owners(self, owners: Mapping[str, str]) -> None:
+        unknown = [one for one in self.streams.values() if one.id not in owners]
+        gone = [stream for stream in unknown if self._is_finished(stream)]
+        if gone:
+            self._leave_gone(*gone)
         for stream in list(self.streams.values()):
             owner = owners.get(stream.id)
             if owner is None:
-                if self._is_finished(stream):
-                    self._leave_gone(stream)
                 # Redis came back with older data: it is told of our stream again.
                 stream.registered = stream.registered and not self._leased
             elif owner not in self._owners:
@@ -779,6 +785,18 @@ class Source:
         if stream.id in self._booked:
             self._clear_book(stream.id, fields)
 
+    def _check_owners(self, names: Iterable[str], owners: Iterable[Any]) -> None:
+        """LeaseLost after all were checked: each leaves something to remove."""
+        lost: LeaseLost | None = None
+        for name, owner in zip(names, owners, strict=True):
+            if not isinstance(owner, ResponseError):
+                try:
+                    self._check_owner(self.streams[name], owner)
+                except LeaseLost as exc:
+                    lost = exc
+        if lost is not None:
+            raise lost
+
     def _check_owner(self, stream: Stream, owner: bytes | None) -> None:
         """LeaseLost when a stream that Redis knew of is not ours any more."""
         if owner is not None and text(owner) not in self._owners:
@@ -790,10 +808,10 @@ class Source:
             stream.registered = False
             self._write_fields(stream, {})
 
-    def _leave_gone(self, stream: Stream) -> NoReturn:
+    def _leave_gone(self, *streams: Stream) -> NoReturn:
         """Adopted, settled and removed: what we have written there is nobody's."""
-        self._ask([("UNLINK", self._keys.stream(stream.id))])
-        raise LeaseLost(f"stream {stream.id} is gone")
+        self._ask([("UNLINK", self._keys.stream(stream.id)) for stream in streams])
+        raise LeaseLost(f"stream {streams[0].id} is gone")
 
     def _is_finished(self, stream: Stream) -> bool:
         """Say whether another has finished a stream while we had no lease yet."""
@@ -853,7 +871,10 @@ class Source:
             raise SourceError(str(exc)) from exc
 
     def _all_fields(self, stream: Stream) -> dict[str, bytes]:
-        everything = {PUMP + f: pack(p) for f, p in stream.progress.items()}
+        everything = {
+            PUMP + field: stream.settled.setdefault(field, pack(progress))
+            for field, progress in stream.progress.items()
+        }
         for name in stream.holders:
             everything[HOLDER + name] = MAKER if name == stream.maker else b""
         for name, claim in (*stream.claims.items(), *stream.intents.items()):
@@ -913,6 +934,7 @@ class Source:
         if any(map(out_of_memory, replies)):
             return False
         raise_first(replies)
+        self.finished.pop(name, None)  # Redis has it, since the last look at it
         # An adopter that had taken an intent may have renamed the list meanwhile.
         left = self._claims_there(claims)
         gone = [field for field in claims if field not in left]
@@ -997,6 +1019,7 @@ class Source:
                     stream.maker = field[len(HOLDER) :]
             elif field.startswith(PUMP):
                 stream.progress[field[len(PUMP) :]] = unpack(raw, Progress)
+                stream.settled[field[len(PUMP) :]] = raw
             elif field.startswith(CLAIM):
                 claims.append((field[len(CLAIM) :], unpack(raw, Claim)))
         stream.holders = frozenset(holders)
@@ -1100,7 +1123,9 @@ class Source:
         for name, fields in progress.items():
             owed = self._owed.setdefault(name, {})
             for field, one in fields.items():
-                owed[PUMP + field] = pack(one)
+                owed[PUMP + field] = packed = pack(one)
+                if name in self.streams:
+                    self.streams[name].settled[field] = packed
         owing = [name for name in self._owed if name in self.streams]
         owing = [name for name in owing if self._owed[name]]
         # No cursor goes before the note of its claim: an adopter would find a hole.
@@ -1114,9 +1139,7 @@ class Source:
             commands += self._trim(self.streams[name], upto, finished)
         asked = [("HGET", self._keys.streams, name) for name in owing]
         replies = self._link.execute([*commands, *asked])
-        for name, owner in zip(owing, replies[len(commands) :], strict=True):
-            if not isinstance(owner, ResponseError):
-                self._check_owner(self.streams[name], owner)
+        self._check_owners(owing, replies[len(commands) :])
         replies = replies[: len(commands)]
         refused = [reply for reply in replies if isinstance(reply, ResponseError)]
         for name, reply in zip(names, replies, strict=False):
@@ -1166,7 +1189,9 @@ class Source:
 
     @staticmethod
     def _is_settled(stream: Stream) -> bool:
-        return not stream.claims and not stream.intents
+        return (
+            not stream.claims and not stream.intents and stream.trimmed >= stream.hole
+        )
 
     def _remove(self, stream: Stream) -> None:
         """Remove a stream, unless somebody has added a claim behind our back."""
@@ -1216,6 +1241,7 @@ class Source:
             self._fields.remove(field)
         for stream in self.streams.values():
             if stream.progress.pop(field, None) is not None:
+                stream.settled.pop(field, None)
                 self._owed.get(stream.id, {}).pop(PUMP + field, None)
                 self._forget_fields(stream, [PUMP + field])
 
