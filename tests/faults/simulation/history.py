@@ -130,10 +130,12 @@ class History:
             )
             if not left:
                 raise Broken("an instance does not leave")
-            if not laws.left_behind(self) or attempt == 3:
+            left_behind = laws.left_behind(self)
+            waiting = laws.waiting(self)
+            if not (left_behind or waiting) or attempt == 3:
                 return
-            self.world.tell("plan", f"left behind: {laws.left_behind(self)}")
-            if not self.lossy and attempt > 1:
+            self.world.tell("plan", f"left behind: {left_behind}, {waiting}")
+            if not waiting and not self.lossy and attempt > 1:
                 return
             for one in self.instances:
                 one.wanted = True

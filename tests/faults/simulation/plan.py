@@ -75,8 +75,17 @@ class Plan:
         self.ttl = rng.choice((0, 0, 30))
         """Seconds after which the gateway lets a list expire."""
         self._choose_faults(rng)
-        self.unsure = bool(self.links.lost or self.links.crash)
-        """Whether it may be unknown what became of a command."""
+        self.unsure = bool(
+            self.links.lost
+            or self.links.crash
+            or self.disks.crash
+            or "crash" in self.kinds
+        )
+        """Whether it may be unknown what became of a command, or its sender died."""
+        self.late = self.instances > 1 and bool(
+            self.links.slow or self.links.lost or "freeze" in self.kinds
+        )
+        """Whether a trim may come when another instance has the stream already."""
         self.pumps = _pumps(rng)
         self.root = _root(rng, self.journal)
         self.happenings = self._happenings(rng)
