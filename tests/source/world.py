@@ -76,7 +76,8 @@ class NoDisk:
 
 
 class FaultyLink(Link):
-    """A link on which something happens at the n-th exchange with Redis."""
+    """A link on which something happens at the n-th exchange with Redis, or at the
+    first one with a command that begins with a word."""
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class FaultyLink(Link):
     ) -> None:
         super().__init__(options)
         self.at = at
+        self.word = ""
         self.fault = fault
         self.count = 0
         self.log: list[Sequence[Any]] = []
@@ -110,7 +112,10 @@ class FaultyLink(Link):
             return go()
         self.count += 1
         self.log.append(commands)
-        if self.count == self.at and self.fault is not None:
+        due = self.count == self.at
+        if self.word and any(command[0].startswith(self.word) for command in commands):
+            due, self.word = True, ""
+        if due and self.fault is not None:
             return self.fault(go, commands)
         return go()
 
