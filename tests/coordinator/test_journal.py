@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.coordinator.test_books import Disk
 from tests.source.world import FakeClock
 from tyk_pump import channel, cursors
 from tyk_pump.config.root import JournalOptions, RootOptions
@@ -364,6 +365,77 @@ def test_a_row_waits_for_the_part_on_the_disk(
     books.write(source)
     assert [row.cursor for row in state.ledger.open_rows()] == ["P/1:2"]
     assert state.ledger.totals()["P"].delivered == 5
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A state file on a disk that can be full."""
+    with contextlib.closing(Disk(tmp_path / "state.sqlite")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("room", [False, True])
+def test_what_the_disk_refuses_outlives_the_lease(disk: Disk, room: bool) -> None:
+    """The part on the disk is ours still, and its cursor counts nothing twice."""
+    source: Any = Redis(10, 10, P=0)
+    source.owners, source.owner = {STREAM: "me#1"}, "me#1"
+    journal, windows = make(disk, max_bytes=1)
+    windows.root = RootOptions(window_records=15)
+    books, lane = Books(disk, journal.parts, FakeClock()), Lane("P", 0, 1)
+    books.sync(source)
+    copy_all(journal, windows, source)
+    books.write(source)
+    assert journal.kept(STREAM) == 10
+    disk.full = True
+    books.record(lane, journal.parts[STREAM], 10, Counts(delivered=9, dead=1))
+    with pytest.raises(StateError):
+        books.write(source)
+    assert books.unwritten == {(STREAM, "P")}
+    books.forget()
+    disk.full = not room
+    again: Any = Redis(10, 10, P=10)
+    again.stream.claims.pop("C0")
+    again.owners, again.owner = {STREAM: "me#2"}, "me#2"
+    books.sync(again)
+    disk.full = False
+    books.write(again)
+    sums = disk.ledger.totals()["P"]
+    assert (sums.claimed, sums.delivered, sums.dead) == (20, 9, 1)
+    assert [row.claim for row in disk.ledger.open_rows()] == ["C1"]
+
+
+@pytest.mark.parametrize("room", [False, True])
+def test_a_row_that_comes_back_before_the_disk_has_it(disk: Disk, room: bool) -> None:
+    """Another had the rest of the claim, and gave it back: both shares are counted."""
+    source: Any = Redis(20, P=0)
+    source.owners, source.owner = {STREAM: "me#1"}, "me#1"
+    journal, windows = make(disk, max_bytes=1)
+    books, lane = Books(disk, journal.parts, FakeClock()), Lane("P", 0, 1)
+    books.sync(source)
+    copy_all(journal, windows, source)
+    books.write(source)
+    part = journal.parts[STREAM]
+    assert part.end == 10
+    books.forget()
+    away: Any = Redis()
+    away.streams, away.owners, away.owner = {}, {STREAM: "other#1"}, "me#2"
+    books.sync(away)
+    books.record(lane, part, 10, Counts(delivered=10))
+    books.sync(away)
+    disk.full = not room
+    with contextlib.nullcontext() if room else pytest.raises(StateError):
+        books.write(away)
+    assert bool(books.unwritten) is not room
+    back: Any = Redis(20, P=10)
+    back.stream.shared = True
+    back.owners, back.owner = {STREAM: "me#2"}, "me#2"
+    books.sync(back)
+    books.record(lane, back.stream, 20, Counts(delivered=10))
+    disk.full = False
+    books.write(back)
+    sums = disk.ledger.totals()["P"]
+    assert (sums.claimed, sums.delivered, sums.handed_over) == (20, 20, 0)
+    assert not disk.ledger.open_rows()
 
 
 def restarted(state: StateFile, journal: Journal, source: Any) -> Books:

@@ -10,6 +10,7 @@ both places each of the two cursors knows its own share, and the row has both.
 
 from __future__ import annotations
 
+import copy
 import enum
 import logging
 from collections.abc import Collection, Iterable, Mapping
@@ -19,7 +20,6 @@ from tyk_pump.clock import Clock
 from tyk_pump.coordinator.book import Book, Held, Where, held
 from tyk_pump.coordinator.lanes import Lane, add
 from tyk_pump.cursors import Counts
-from tyk_pump.errors import StateError
 from tyk_pump.source.claims import Claim, Progress, Source, Stream, pack
 from tyk_pump.state.file import StateFile
 from tyk_pump.state.ledger import ROWS_KEPT, Row
@@ -66,8 +66,6 @@ class Books:
         """Streams with open rows that are not in our hands; None before the look."""
         self._finished: set[str] = set()
         """Streams that we have removed from Redis ourselves."""
-        self._begins_anew = False
-        """True after a loss of the lease, until streams are looked at again."""
         self._fold_at = 0.0
 
     @property
@@ -104,12 +102,11 @@ class Books:
     def forget(self) -> None:
         """Drop what is known of streams: another instance may own them.
 
-        Rows stay: what they say was done was done.
+        Rows stay, also those that the disk refuses: what they say was done was done.
         """
         self._source = None
         self._books.clear()
         self._elsewhere = None
-        self._begins_anew = True
 
     def owed(self, stream: Stream, name: str, claim: Claim) -> list[str]:
         """Return the pumps that were owed a claim, whatever they have settled."""
@@ -228,7 +225,7 @@ class Books:
 
     def _beyond(self, book: Book, lane: Lane, where: Where, claim: Held) -> int:
         """Return how many records of a claim are not those of the part on the disk."""
-        for row in self.ledger.open_rows([book.stream]):
+        for row in self._open_rows(book.stream):
             if (row.claim, row.cursor) == (claim.name, where.cursor):
                 return max(0, row.claimed - where.known(lane, claim))
         return where.beyond(lane, claim)
@@ -266,18 +263,29 @@ class Books:
             row = book.row(lane, claim, where)
             if row.claimed and where.counting(claim):
                 self._opened[row.key] = row
-                self._closed.pop(row.key, None)  # handed over, and back again
+                self._reopen(row, where)
         book.noted[key] = max(upto, book.end)
+
+    def _reopen(self, row: Row, where: Where) -> None:
+        """It was handed over, and is back before the disk had room for its row."""
+        old, here = self._closed.pop(row.key, None), where.here
+        if old is not None and here is not None and here.since == old.end:
+            here.since, here.counts = old.base, old.counts + here.counts
 
     def _compare(self, book: Book, where: Where) -> None:
         """A cursor is in Redis again, where another has moved it: see what is left."""
         rest, lane = self._rest(book.stream), self.lane(where.cursor)
         if rest is None or not rest.shared:
             return
-        for row in self.ledger.open_rows([book.stream]):
+        for row in self._open_rows(book.stream):
             gap = row.claimed - where.known(lane, row)
             if row.cursor == where.cursor and where.counting(row) and gap:
-                self._gaps[row.key] = row, gap
+                self._adjust(row, gap)
+
+    def _adjust(self, row: Row, gap: int) -> None:
+        """Note what another has done of an open row, beside what is noted already."""
+        before = self._gaps[row.key][1] if row.key in self._gaps else 0
+        self._gaps[row.key] = row, before + gap
 
     # Streams and cursors that come and go
 
@@ -288,11 +296,11 @@ class Books:
         before it was written: it goes on where we were.
         """
         part, rest = self._parts.get(name), self._rest(name)
-        rows = self.ledger.open_rows([name])
-        closed = self.ledger.closed(name)
+        rows = self._open_rows(name)
+        closed = self._closed_rows(name)
         adopted = rest.adopted if rest is not None else bool(rows)
         if rest is None or not rest.maker:
-            adopted = adopted and not self.ledger.is_own(name)
+            adopted = adopted and not self._is_own(name)
         claims: dict[str, Held] = {}
         for place in (part, rest):
             if place is not None:
@@ -384,7 +392,7 @@ class Books:
         if rest.shared and where.ours:
             gap = row.claimed - where.known(lane, row)
             if gap:
-                self._gaps[row.key] = row, gap
+                self._adjust(row, gap)
         if row.end <= where.kept or row.claim in rest.claims:
             return
         if rest.claims and not rest.own:
@@ -425,14 +433,41 @@ class Books:
         for ours in (False, True):
             book.noted.pop((cursor, ours), None)
 
+    # What is booked, on the disk or not yet
+
+    def _open_rows(self, stream: str) -> list[Row]:
+        """Return the open rows of a stream as they are once the disk takes all."""
+        found = {row.key: row for row in self.ledger.open_rows([stream])}
+        done = self._closed_rows(stream)
+        for row in self._opened.values():
+            if row.stream == stream and done.get((row.claim, row.cursor), -1) < 0:
+                found.setdefault(row.key, copy.deepcopy(row))
+        for key, (_, gap) in self._gaps.items():
+            if key in found:
+                found[key].claimed -= gap
+        rows = [row for key, row in found.items() if key not in self._closed]
+        return sorted(rows, key=lambda row: (row.base, row.cursor))
+
+    def _closed_rows(self, stream: str) -> dict[tuple[str, str], int]:
+        """Return likewise up to where closed rows were passed, -1 if not."""
+        found = self.ledger.closed(stream)
+        for name, claim, cursor in self._closed:
+            if name == stream:
+                row = self._closed[name, claim, cursor]
+                found[claim, cursor] = row.end if row.passed else -1
+        return found
+
+    def _is_own(self, stream: str) -> bool:
+        """Say whether a stream's claims were ours from the beginning."""
+        rows = (*self._opened.values(), *self._closed.values())
+        ours = any(row.stream == stream and not row.adopted for row in rows)
+        return ours or self.ledger.is_own(stream)
+
     # To the state file
 
     def sync(self, source: Source) -> dict[str, set[str]]:
         """Look at the streams in our hands; return the cursors that were moved."""
         self._source = source
-        if self._begins_anew:
-            self._flush_or_drop()
-            self._begins_anew = False
         moved: dict[str, set[str]] = {}
         names = list(dict.fromkeys([*source.streams, *self._parts]))
         for name in names:
@@ -444,7 +479,7 @@ class Books:
             if rest is not None:
                 book.extend(rest)
                 if rest.raised:  # read again, and another has trimmed it
-                    closed = self.ledger.closed(name)
+                    closed = self._closed_rows(name)
                     moved[name] = self._catch_up(book, rest, closed)
             elif book.ours:
                 book.ours = False
@@ -472,7 +507,7 @@ class Books:
         if rest is None or not fresh:
             return []
         book.cursors |= fresh
-        closed = self.ledger.closed(name)
+        closed = self._closed_rows(name)
         for cursor in fresh:
             self._skip(book, cursor, rest.progress[cursor], closed)
         return sorted(fresh)
@@ -535,15 +570,6 @@ class Books:
             self._gaps.clear()
             self._closed.clear()
             self._touched.clear()
-
-    def _flush_or_drop(self) -> None:
-        """Bring rows from before a lost lease to the disk, before any is read."""
-        try:
-            self._flush()
-        except StateError as exc:
-            logger.error("rows of the ledger are lost", extra={"reason": str(exc)})
-            for rows in (self._opened, self._gaps, self._closed, self._touched):
-                rows.clear()
 
     def _part_cursors(self) -> dict[str, dict[str, bytes]]:
         """Return cursors that must not count again what is in a row now."""
