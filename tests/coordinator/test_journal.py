@@ -438,6 +438,28 @@ def test_a_row_that_comes_back_before_the_disk_has_it(disk: Disk, room: bool) ->
     assert not disk.ledger.open_rows()
 
 
+def test_a_claim_of_which_a_lane_has_nothing_is_no_hole(
+    state: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is forgotten once the other lane is done; what comes behind it counts."""
+    monkeypatch.setattr(cursors, "BLOCK", 5)
+    journal = make(state)[0]
+    part = Stream(id=STREAM, own=False, disk=True, end=10)
+    part.claims["C1"] = Claim("l", "msgpack", "", 5, 5, total=5)
+    part.progress["P/1:2"] = Progress(0)
+    journal.parts[STREAM] = part
+    source: Any = Redis()
+    source.streams, source.owners, source.owner = {}, {}, "me#1"
+    source.finished = {STREAM: "me"}
+    books = Books(state, journal.parts, FakeClock())
+    books.sync(source)
+    books.record(Lane("P", 1, 2), part, 7, Counts(delivered=2))
+    books.record(Lane("P", 1, 2), part, 10, Counts(delivered=3))
+    books.write(source)
+    assert state.ledger.totals()["P"].delivered == 5
+    assert not state.ledger.open_rows()
+
+
 def restarted(state: StateFile, journal: Journal, source: Any) -> Books:
     """Return the books of the next life, that has the stream in hand."""
     source.owners, source.owner = {STREAM: "me#2"}, "me#2"

@@ -200,7 +200,7 @@ class Books:
                 break
             if at < claim.end:
                 for one in counting:
-                    if one.since < claim.base <= one.position:
+                    if one.since < claim.base <= lane.own(one.position):
                         # A hole in the numbering: what was lost there is in a row of
                         # its own.
                         one.since, one.counts = claim.base, Counts()
