@@ -88,6 +88,26 @@ def test_a_refused_cursor_is_written_although_nothing_moves(full: RedisServer) -
         source.give_back()
 
 
+def test_a_cursor_that_redis_refused_survives_a_second_look(full: RedisServer) -> None:
+    """A finished stream that has a claim yet is read again, not begun again."""
+    fresh(full)
+    with linked(full) as link:
+        source = make_source(link)
+        source.start()
+        source.round()
+        stream = next(iter(source.streams.values()))
+        stream.own = False
+        progress = stream.progress["P"]
+        progress.position = 4
+        memory(full, 1)
+        source.settle({stream.id: {"P": progress}}, {})
+        source._remove(stream)
+        again = source.streams[stream.id]
+        assert again is not stream and again.claims
+        assert again.progress["P"].position == 4
+        memory(full, 0)
+
+
 def test_a_restart_in_a_full_redis_makes_room(full: RedisServer) -> None:
     """Our own claims may be what fills it: they are read and trimmed all the same."""
     consumer, book = Consumer(), Book()

@@ -753,7 +753,7 @@ class Source:
             del stream.intents[name]
         self._forget_fields(stream, [CLAIM + name for name in resolved])
         if late:
-            self._keep(self._load(stream.id))
+            self._load_again(stream)
         return count + stream.end - before if stream.own else count
 
     # Writing our own fields
@@ -1056,6 +1056,20 @@ class Source:
         stream.end = max(stream.end, furthest)
         return stream
 
+    def _load_again(self, stream: Stream) -> None:
+        """Read a stream in our hands once more, for its claims.
+
+        Its cursors are where we know them: Redis may have had no memory for them.
+        """
+        again = self._load(stream.id)
+        for field, progress in stream.progress.items():
+            known = again.progress.get(field)
+            if known is None or known.position <= progress.position:
+                again.progress[field] = progress
+                again.raised.pop(field, None)
+        again.end, again.hole = max(again.end, stream.end), stream.hole
+        self._keep(again)
+
     # Reading
 
     def read(self, stream_id: str, position: int, max_records: int) -> Window:
@@ -1200,7 +1214,7 @@ class Source:
         fields = pairs(reply)
         if any(text(field).startswith(CLAIM) for field in fields):
             if not stream.own:
-                self._keep(self._load(stream.id))
+                self._load_again(stream)
             return
         holders = {f[len(HOLDER) :] for f in map(text, fields) if f.startswith(HOLDER)}
         if holders - {self._name}:
