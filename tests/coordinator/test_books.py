@@ -658,6 +658,30 @@ def test_a_lost_claim_at_the_end_is_waited_for(
     one.state.close()
 
 
+def test_a_hole_ends_where_a_claim_begins(redis: FakeRedis, tmp_path: Path) -> None:
+    """A claim that nobody has noted is lost beside one that is booked."""
+    one = instance(redis, tmp_path)
+    one.lanes = {"A": 1}
+    one.source.claim("a1", 3, ["A"])
+    one.settler.look_at_streams(one.source)
+    one.source.claim("a1", 3, ["A"])
+    one.source.claim("a1", 10, ["A"])
+    del one.source.streams["a1"].claims["C000003"]
+    one.settler.look_at_streams(one.source)
+    one.write()
+    for claim in ("C000003", "C000006"):
+        del redis.claims["a1"][claim]
+    one.start()
+    lane, stream = one.workers[0].lane, one.source.streams["a1"]
+    one.settler._move(lane, one.outcome("a1", 0, 3), one.source)
+    one.settler.pass_over(lane, stream, 3, 11)
+    one.settler.pass_over(lane, stream, 11, 16)
+    one.write()
+    booked = line(one.audit())
+    assert booked.lost == 10 and booked.settled == 13 == booked.claimed
+    one.state.close()
+
+
 def test_what_is_handed_over_and_comes_back(redis: FakeRedis, tmp_path: Path) -> None:
     """The one who finishes a claim books all of it; the other has handed it over."""
     one, two = instance(redis, tmp_path, "x"), instance(redis, tmp_path, "y")

@@ -485,6 +485,70 @@ def test_a_claim_behind_the_part_that_redis_has_lost(state: StateFile) -> None:
     assert [row.claim for row in state.ledger.open_rows()] == ["C0"]
 
 
+def test_claims_behind_the_part_of_a_stream_that_has_only_its_name(
+    state: StateFile,
+) -> None:
+    """Redis came back with the stream's owner and nothing of its hash."""
+    source: Any = Redis(15, 5, P=0)
+    journal, windows = make(state, max_bytes=1)
+    books = restarted(state, journal, source)
+    books.sync(source)
+    copy_all(journal, windows, source)
+    assert journal.kept(STREAM) == 10
+    books.write(source)
+    back: Any = Redis()
+    back.stream.own = False
+    again = restarted(state, journal, back)
+    again.sync(back)
+    again.write(back)
+    assert state.ledger.totals()["P"].lost == 5
+    assert [row.claim for row in state.ledger.open_rows()] == ["C0"]
+
+
+def test_what_was_counted_of_a_claim_that_redis_has_lost(state: StateFile) -> None:
+    """The part grows up to it; how far it was settled stays known."""
+    source: Any = Redis(10, 2, 8, P=15)
+    source.stream.progress["P"] = Progress(15, since=12, counts=Counts(delivered=3))
+    source.stream.trimmed = 0
+    del source.stream.claims["C2"]
+    journal, windows = make(state)
+    assert journal.copy(source, windows, 1)
+    copy_all(journal, windows, source)
+    assert journal.kept(STREAM) == 12
+    cursor = journal.parts[STREAM].progress["P"]
+    assert (cursor.since, cursor.counts.delivered) == (12, 3)
+
+
+def test_what_is_lost_in_a_hole_is_not_of_the_claim_behind_it(
+    state: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the lane has nothing of that, and is over both at once."""
+    monkeypatch.setattr(cursors, "BLOCK", 5)
+    source: Any = Redis(11, 1, **{"P/1:2": 5})
+    del source.stream.claims["C0"]
+    books = restarted(state, make(state)[0], source)
+    books.sync(source)
+    books.record(Lane("P", 1, 2), source.stream, 10, Counts(lost=5))
+    books.write(source)
+    assert "P" not in state.ledger.totals()
+
+
+def test_a_stream_that_was_out_of_our_hands_is_met_anew(state: StateFile) -> None:
+    """Redis came back with what we had finished, all within one round."""
+    source: Any = Redis(20, P=0)
+    journal, windows = make(state, max_bytes=1)
+    books, lane = restarted(state, journal, source), Lane("P", 0, 1)
+    books.sync(source)
+    copy_all(journal, windows, source)
+    books.record(lane, journal.parts[STREAM], 10, Counts(delivered=10))
+    books.record(lane, source.stream, 20, Counts(delivered=10))
+    books.write(source)
+    assert state.ledger.totals()["P"].delivered == 20
+    source.stream = source.streams[STREAM] = Redis(20, P=10).stream
+    assert books.sync(source) == {STREAM: {"P"}}
+    assert source.stream.progress["P"].position == 20
+
+
 def test_a_cursor_that_the_disk_has_moved_is_written(state: StateFile) -> None:
     """Killed between a copy and the cursors: Redis is told before it is trimmed."""
     source: Any = Redis(30, P=0)

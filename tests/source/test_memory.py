@@ -102,9 +102,8 @@ def test_a_cursor_that_redis_refused_survives_a_second_look(full: RedisServer) -
         memory(full, 1)
         source.settle({stream.id: {"P": progress}}, {})
         source._remove(stream)
-        again = source.streams[stream.id]
-        assert again is not stream and again.claims
-        assert again.progress["P"].position == 4
+        assert source.streams[stream.id] is stream and stream.claims
+        assert stream.progress["P"].position == 4
         memory(full, 0)
 
 

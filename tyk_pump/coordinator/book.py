@@ -36,9 +36,9 @@ class Book:
         """False where a claim was lost and the numbering has a hole."""
         for claim in sorted(claims, key=lambda one: one.base):
             self._append(claim)
-        self.ours = False
-        """True while the stream, or what follows its part on the disk, is in Redis
-        and ours."""
+        self.rest: Stream | None = None
+        """The stream, or what follows its part on the disk, while it is in Redis and
+        ours; it is met anew when it was out of our hands in between."""
         self.cursors: set[str] = set()
         """Those in Redis that were compared with what is settled."""
         self.noted: dict[tuple[str, bool], int] = {}

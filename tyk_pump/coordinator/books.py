@@ -167,6 +167,13 @@ class Books:
 
     # From outcomes to rows
 
+    def cuts(self, stream: str, first: int, end: int) -> list[int]:
+        """Return where claims begin and end between two positions, and the last."""
+        book = self._books.get(stream)
+        claims = book.claims if book is not None else ()
+        inner = {at for one in claims for at in (one.base, one.end) if first < at < end}
+        return sorted({*inner, end})
+
     def record(self, lane: Lane, stream: Stream, end: int, became: Counts) -> None:
         """Move a cursor with what became of the records, and close what it passed."""
         book = self._books[stream.id]
@@ -198,12 +205,12 @@ class Books:
             if not where.ours and claim.end > where.upto:
                 self._pass_last(book, lane, where, claim)
                 break
+            for one in counting:
+                if one.since < claim.base <= lane.own(one.position):
+                    # A hole in the numbering: what was lost there is in a row of its
+                    # own, or nobody has noted it.
+                    one.since, one.counts = claim.base, Counts()
             if at < claim.end:
-                for one in counting:
-                    if one.since < claim.base <= lane.own(one.position):
-                        # A hole in the numbering: what was lost there is in a row of
-                        # its own.
-                        one.since, one.counts = claim.base, Counts()
                 break
             self._close(book, lane, where, claim).passed = True
 
@@ -308,7 +315,7 @@ class Books:
             if place is part:
                 claims |= {r.claim: Held(r.claim, r.base, r.end, r.at) for r in rows}
         book = Book(name, claims.values(), adopted=adopted)
-        book.ours = rest is not None
+        book.rest = rest
         self._books[name] = book
         for progress in part.progress.values() if part is not None else ():
             self._begin(book, progress)
@@ -385,10 +392,13 @@ class Books:
             self._closed[row.key] = abandoned(row, lane, rest.progress)
             return
         if not counting:
-            if rest.shared:  # settled by another; else nobody has, or knows
+            if rest.shared:  # settled by another
                 row.handed_over = row.claimed
                 self._closed[row.key] = row
-            return
+            elif where.there is None and row.claim not in rest.claims:
+                row.counts.lost = row.claimed  # Redis has the stream's name only
+                self._closed[row.key] = row
+            return  # else nobody has, or knows
         if rest.shared and where.ours:
             gap = row.claimed - where.known(lane, row)
             if gap:
@@ -472,7 +482,7 @@ class Books:
         names = list(dict.fromkeys([*source.streams, *self._parts]))
         for name in names:
             book, rest = self._books.get(name), source.streams.get(name)
-            if book is None or (rest is not None and not book.ours):
+            if book is None or (rest is not None and book.rest is not rest):
                 moved[name] = self._meet(name)
                 book = self._books[name]
                 self._elsewhere = None
@@ -481,8 +491,8 @@ class Books:
                 if rest.raised:  # read again, and another has trimmed it
                     closed = self._closed_rows(name)
                     moved[name] = self._catch_up(book, rest, closed)
-            elif book.ours:
-                book.ours = False
+            elif book.rest is not None:
+                book.rest = None
                 self._finished.add(name)
                 self._elsewhere = None
             for cursor in self._relayed(name, book):
@@ -495,7 +505,7 @@ class Books:
             begun = [one.since for fields in progress for one in fields.values()]
             book.shorten(min(begun, default=book.end))
         for finished in set(self._books).difference(names):
-            if self._books.pop(finished).ours:
+            if self._books.pop(finished).rest is not None:
                 self._finished.add(finished)
             self._elsewhere = None
         return moved

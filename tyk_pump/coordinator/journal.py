@@ -481,7 +481,11 @@ def _split(
     if Lane(*cursors.parts(field)).own(here.position) < part.end:
         return here, Progress(end, cursor.filtered, cursor.dead)
     found = stream.find(cursor.since)
-    if found is not None and found[1].base <= here.since <= cursor.since:
+    if found is None or found[1].base > cursor.since:
+        same = bool(here.counts.total)  # Redis has lost the claim in hand
+    else:
+        same = found[1].base <= here.since
+    if same and here.since <= cursor.since:
         since, counts = here.since, here.counts + cursor.counts
     else:
         since, counts = cursor.since, cursor.counts

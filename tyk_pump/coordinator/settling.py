@@ -180,7 +180,9 @@ class Settler:
     ) -> None:
         """Move a cursor over positions that hold nothing any more."""
         lane.skip(stream.id, end)
-        self._add(lane, stream, end, Counts(lost=end - first if lost else 0))
+        for stop in self.books.cuts(stream.id, first, end):
+            self._add(lane, stream, stop, Counts(lost=stop - first if lost else 0))
+            first = stop
 
     def _move(self, lane: Lane, done: Outcome, source: Source) -> None:
         became = Counts(done.delivered, done.filtered, len(done.dead), done.lost)

@@ -1068,7 +1068,8 @@ class Source:
                 again.progress[field] = progress
                 again.raised.pop(field, None)
         again.end, again.hole = max(again.end, stream.end), stream.hole
-        self._keep(again)
+        for name in again.__struct_fields__:
+            setattr(stream, name, getattr(again, name))
 
     # Reading
 
