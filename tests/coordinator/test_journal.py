@@ -549,6 +549,34 @@ def test_a_stream_that_was_out_of_our_hands_is_met_anew(state: StateFile) -> Non
     assert source.stream.progress["P"].position == 20
 
 
+def test_what_redis_has_lost_between_the_disk_and_the_rest(state: StateFile) -> None:
+    """It is unknown, and stays so when the part grows over it; the part counts."""
+    source: Any = Redis(20, 10, 10, P=0)
+    journal, windows = make(state, max_bytes=1)
+    books, lane = restarted(state, journal, source), Lane("P", 0, 1)
+    books.sync(source)
+    copy_all(journal, windows, source)
+    assert journal.kept(STREAM) == 10
+    books.write(source)
+    back: Any = Redis(20, 10, 10, P=30)
+    del back.stream.claims["C0"], back.stream.claims["C1"]
+    back.stream.raised["P"] = 10
+    again = restarted(state, journal, back)
+    again.sync(back)
+    again.write(back)
+    journal.root = RootOptions(journal=JournalOptions(type="disk"), window_records=10)
+    copy_all(journal, windows, back)
+    part = journal.parts[STREAM]
+    assert part.end == 40
+    again.record(lane, part, 10, Counts(delivered=10))
+    again.record(lane, part, 30, Counts())
+    again.record(lane, part, 40, Counts(delivered=10))
+    again.write(back)
+    sums = state.ledger.totals()["P"]
+    assert (sums.claimed, sums.delivered, sums.unknown) == (40, 20, 20)
+    assert not state.ledger.open_rows()
+
+
 def test_a_cursor_that_the_disk_has_moved_is_written(state: StateFile) -> None:
     """Killed between a copy and the cursors: Redis is told before it is trimmed."""
     source: Any = Redis(30, P=0)

@@ -39,6 +39,9 @@ class Book:
         self.rest: Stream | None = None
         """The stream, or what follows its part on the disk, while it is in Redis and
         ours; it is met anew when it was out of our hands in between."""
+        self.jumped: set[str] = set()
+        """Cursors in Redis that were moved to what is trimmed there, while their pumps
+        have something before them in the part on the disk."""
         self.cursors: set[str] = set()
         """Those in Redis that were compared with what is settled."""
         self.noted: dict[tuple[str, bool], int] = {}

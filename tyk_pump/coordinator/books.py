@@ -58,7 +58,7 @@ class Books:
         self._books: dict[str, Book] = {}
         self._lanes: dict[str, Lane] = {}
         self._opened: dict[tuple[str, str, str], Row] = {}
-        self._gaps: dict[tuple[str, str, str], tuple[Row, int]] = {}
+        self._gaps: dict[tuple[str, str, str], tuple[Row, int, int]] = {}
         self._closed: dict[tuple[str, str, str], Row] = {}
         self._touched: set[tuple[str, str]] = set()
         """Cursors in parts that count from somewhere else since a row was closed."""
@@ -289,10 +289,10 @@ class Books:
             if row.cursor == where.cursor and where.counting(row) and gap:
                 self._adjust(row, gap)
 
-    def _adjust(self, row: Row, gap: int) -> None:
-        """Note what another has done of an open row, beside what is noted already."""
-        before = self._gaps[row.key][1] if row.key in self._gaps else 0
-        self._gaps[row.key] = row, before + gap
+    def _adjust(self, row: Row, gap: int, unknown: int = 0) -> None:
+        """Note what others have done of an open row, beside what is noted already."""
+        _, done, lost = self._gaps.get(row.key, (row, 0, 0))
+        self._gaps[row.key] = row, done + gap, lost + unknown
 
     # Streams and cursors that come and go
 
@@ -370,6 +370,11 @@ class Books:
         """
         lane, progress = self.lane(where.cursor), where.there
         assert progress is not None
+        if where.here is not None and lane.own(where.here.position) < where.kept:
+            # It has counted nothing here yet, and what it skips is not counted with
+            # what is on the disk: the rows have it.
+            progress.go_behind(end)
+            book.jumped.add(where.cursor)
         while (
             progress.position < end
             and (claim := book.find(progress.position)) is not None
@@ -395,14 +400,17 @@ class Books:
             if rest.shared:  # settled by another
                 row.handed_over = row.claimed
                 self._closed[row.key] = row
+            elif row.cursor in book.jumped:
+                self._adjust(row, 0, row.claimed)
             elif where.there is None and row.claim not in rest.claims:
                 row.counts.lost = row.claimed  # Redis has the stream's name only
                 self._closed[row.key] = row
             return  # else nobody has, or knows
-        if rest.shared and where.ours:
-            gap = row.claimed - where.known(lane, row)
-            if gap:
-                self._adjust(row, gap)
+        gap = row.claimed - where.known(lane, row) if where.ours else 0
+        if gap and rest.shared:
+            self._adjust(row, gap)
+        elif gap > 0 and row.cursor in book.jumped:
+            self._adjust(row, 0, gap)
         if row.end <= where.kept or row.claim in rest.claims:
             return
         if rest.claims and not rest.own:
@@ -452,9 +460,9 @@ class Books:
         for row in self._opened.values():
             if row.stream == stream and done.get((row.claim, row.cursor), -1) < 0:
                 found.setdefault(row.key, copy.deepcopy(row))
-        for key, (_, gap) in self._gaps.items():
+        for key, (_, *gap) in self._gaps.items():
             if key in found:
-                found[key].claimed -= gap
+                found[key].claimed -= sum(gap)
         rows = [row for key, row in found.items() if key not in self._closed]
         return sorted(rows, key=lambda row: (row.base, row.cursor))
 

@@ -216,19 +216,20 @@ class Ledger:
     def write(
         self,
         opened: Iterable[Row],
-        gaps: Iterable[tuple[Row, int]],
+        gaps: Iterable[tuple[Row, int, int]],
         closed: Iterable[Row],
         now: float,
         places: Mapping[str, Mapping[str, bytes]] | None = None,
     ) -> None:
         """Open rows, adjust open ones, then close rows, in one transaction.
 
-        A gap is what another has done of a row; below zero, what is done twice.
+        A gap is what another has done of a row (below zero, what is done twice), and
+        what nobody knows of.
         `places` are cursors in parts on the disk: what they had counted is in rows now.
         """
         with self._file.transaction() as db:
             db.executemany(_OPEN, ([*_values(row), None] for row in opened))
-            db.executemany(_ADJUST, ((gap, *row.key) for row, gap in gaps))
+            db.executemany(_ADJUST, ((*gap, *row.key) for row, *gap in gaps))
             db.executemany(
                 _CLOSE,
                 ([*_values(row), now, row.relayed, row.relayed, now] for row in closed),
@@ -465,8 +466,8 @@ _CLOSE: Final = f"""{_INSERT}
     adopted = max(0, adopted - CASE WHEN closed IS NULL THEN ? ELSE 0 END),
     closed = ?"""
 _ADJUST: Final = """UPDATE ledger SET handed_over = handed_over + max(0, ?1),
-    claimed = claimed + max(0, -?1)
-    WHERE stream = ?2 AND claim = ?3 AND cursor = ?4 AND closed IS NULL"""
+    claimed = claimed + max(0, -?1), unknown = unknown + ?2
+    WHERE stream = ?3 AND claim = ?4 AND cursor = ?5 AND closed IS NULL"""
 
 
 def _values(row: Row) -> list[object]:
