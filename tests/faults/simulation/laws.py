@@ -242,9 +242,9 @@ def _booked(history: History) -> None:
     """The books of each instance balance, and nothing in them is open."""
     for one in history.instances:
         found = audited(history, one)
-        if not found.balanced and not history.lossy:
-            # Open: a Redis that comes back with older data makes one history in some
-            # hundreds end with a difference, mostly of streams that are on a disk too.
+        if not found.balanced and not (history.lossy and history.plan.instances > 1):
+            # A Redis that comes back with older data has forgotten who else has held a
+            # stream: then what the other has settled is a difference, now and then.
             hours = [line for line in found.hours if line.difference]
             others = [*found.letters, *found.replays]
             raise Broken(f"the books of {one.name} do not balance: {hours} {others}")
