@@ -35,6 +35,8 @@ LOG_LOOK: Final = 80 << 20
 """The same of its write-ahead log; SQLite begins that anew at 64 MiB."""
 NEWER: Final = 1000
 """A version up to which it is a newer one's file; beyond, the number is damaged."""
+LAST_FORMAT: Final = 4
+"""The highest schema format number that SQLite has, in the file's head."""
 MARK: Final = "damaged"
 UPTIME_CODEC: Final = "uptime"
 _DRAFT: Final = "-draft"
@@ -142,6 +144,7 @@ def _head_fault(head: bytes) -> str:
         return "it is not a database any more"
     size = int.from_bytes(head[16:18], "big")
     fixed = head[18:20] in (b"\1\1", b"\2\2") and head[20:24] == b"\0\x40\x20\x20"
+    fixed = fixed and int.from_bytes(head[44:48], "big") <= LAST_FORMAT
     if not fixed or (size != 1 and (size < 512 or size & (size - 1))):
         return "its head is damaged"
     return ""
