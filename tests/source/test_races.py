@@ -103,6 +103,21 @@ def test_a_start_does_not_take_back_what_another_adopts_meanwhile(
     assert not back.streams
 
 
+def test_claims_without_any_cursor_are_delivered(
+    redis: RedisModel, ours: Gated
+) -> None:
+    """Redis came back with the stream's owner, and got its claims again, not more."""
+    (name,) = claimed(redis).streams
+    key = f"analytics-tyk-pump:stream:{name}"
+    redis.run(("HDEL", key, "pump:P"))
+    heir = make_source(ours, incarnation="2", previous="1")
+    heir.start()
+    heir.round()
+    consumer = Consumer()
+    consumer.drain(heir)
+    assert (consumer.records, consumer.lost) == (RECORDS, 0)
+
+
 def test_an_adopter_that_comes_too_late_leaves_no_mark(
     redis: RedisModel, ours: Gated
 ) -> None:

@@ -1043,6 +1043,11 @@ class Source:
             if not length or stream.trimmed < claim.base:
                 continue
             stream.trimmed = max(stream.trimmed, claim.base + gone)
+        if stream.claims and not stream.progress:
+            # Redis came back with claims and without cursors: better once more than
+            # never.
+            owed = self._owed_by(stream)
+            stream.progress = {field: Progress(stream.trimmed) for field in owed}
         for field, progress in stream.progress.items():
             # The disk has the rest of what it was in, and what is known of it.
             if stream.shared:
