@@ -118,6 +118,38 @@ def test_claims_without_any_cursor_are_delivered(
     assert (consumer.records, consumer.lost) == (RECORDS, 0)
 
 
+def test_a_note_without_an_answer_has_its_numbers(
+    redis: RedisModel, ours: Gated
+) -> None:
+    """What another has left as an intent gets others, though its stream is older."""
+    theirs = Gated(redis)
+    other = make_source(theirs, name="b")
+    other.start()
+
+    def unanswered(commands: Sequence[Any], *, run: bool) -> None:
+        if commands[0][0] == "CAS":
+            if run:
+                redis.compare_and_set(*commands[0][1:])
+            raise SourceError("no answer")
+
+    theirs.before = lambda commands: unanswered(commands, run=False)
+    with pytest.raises(SourceError):
+        other.round()
+    (old,) = other.streams
+    redis.run(("RPUSH", LIST, b"r2", b"r3"))
+    source = make_source(ours)
+    source.start()
+    ours.before = lambda commands: unanswered(commands, run=True)
+    with pytest.raises(SourceError):
+        source.round()
+    ours.before = lambda commands: None
+    assert source._adopt(old, other.owner)
+    source._resolve_all()
+    consumer = Consumer()
+    consumer.drain(source)
+    assert sorted(consumer.records) == [*RECORDS, b"r2", b"r3"]
+
+
 def test_an_adopter_that_comes_too_late_leaves_no_mark(
     redis: RedisModel, ours: Gated
 ) -> None:

@@ -709,9 +709,12 @@ class Source:
     def _resolve_all(self) -> int:
         # Without an uptime pump nobody would be owed what is claimed anew: it stays an
         # intent for the next instance that has one.
+        # Our own before those whose lists go behind it: a note that is not answered may
+        # have the numbers that come next.
+        order = sorted(self.streams.values(), key=lambda one: not one.own)
         return sum(
             self._resolve(stream)
-            for stream in list(self.streams.values())
+            for stream in order
             if stream.intents and (self._uptime or not stream.uptime)
         )
 
