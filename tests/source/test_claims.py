@@ -298,6 +298,23 @@ def test_a_rename_that_comes_after_the_tombstone_does_nothing(
     assert consumer.records == [*RECORDS, b"late"]
 
 
+def test_a_claim_that_comes_back_in_part_hides_no_other_records(
+    link: FaultyLink, redis_server: RedisServer
+) -> None:
+    """Redis has the list as it was before its last records; others came behind."""
+    push(redis_server, LIST, RECORDS[:4])
+    source = started(link)
+    source.round()
+    stream = own(source)
+    client = redis_server.client()
+    client.delete(*(claim.key for claim in stream.claims.values()))
+    push(redis_server, LIST, [*RECORDS[:3], b"other", b"more"])
+    assert source.round().claimed == 5
+    got = [source.read(stream.id, 4 + p, 1).records[0] for p in range(5)]
+    assert got == [*RECORDS[:3], b"other", b"more"]
+    client.close()
+
+
 def test_vanished_claims_come_back_under_their_ids(
     link: FaultyLink, redis_server: RedisServer
 ) -> None:

@@ -100,7 +100,9 @@ class Claim(msgspec.Struct, array_like=True):
 
     `offset` and `total` are positions in the key as it was when claimed: a record is
     addressed from the tail, because a claim never grows and is trimmed at its head.
-    A `base` below 0 is an intent: the key may exist or not.
+    A `base` below 0 is an intent: the key may exist or not. `head` and `tail` are
+    digests of its first and last record: a Redis with older data may have the list
+    again, whole or in part, with other records behind.
     """
 
     list: str
@@ -112,6 +114,7 @@ class Claim(msgspec.Struct, array_like=True):
     head: bytes = b""
     offset: int = 0
     total: int = -1
+    tail: bytes = b""
 
     @property
     def end(self) -> int:
@@ -533,19 +536,20 @@ class Source:
             ("PERSIST", intent.key),
             ("LLEN", intent.key),
             ("LINDEX", intent.key, 0),
+            ("LINDEX", intent.key, -1),
         ]
         replies = self._link.execute(commands, atomic=True)
         if any(map(out_of_memory, replies)):
             # A full Redis takes nothing into a transaction, but each of these alone.
             # Nobody else knows the new name, and the intent says what was begun.
             replies = self._link.execute(commands)
-        renamed, _, length, head = replies
+        renamed, _, length, *ends = replies
         if isinstance(length, ResponseError):
             # A tombstone: who has adopted our stream did not find this claim. We have
             # taken its end of life away; nobody but us would use the name.
             self._link.execute([("UNLINK", intent.key)])
         if renamed == 1:
-            self._note(stream, name, intent, int(length), bytes(head or b""))
+            self._note(stream, name, intent, int(length), ends)
         elif renamed == 0:
             raise LeaseLost(f"stream {stream.id} has another owner")
         elif "no such key" not in str(renamed):
@@ -556,9 +560,18 @@ class Source:
             self._forget_fields(stream, [CLAIM + name])
 
     def _note(
-        self, stream: Stream, name: str, intent: Claim, length: int, head: bytes
+        self,
+        stream: Stream,
+        name: str,
+        intent: Claim,
+        length: int,
+        ends: Sequence[bytes | None],
     ) -> None:
-        """Number the claim; in Redis (or the state file) before the first read."""
+        """Number the claim; in Redis (or the state file) before the first read.
+
+        `ends` are its first and its last record.
+        """
+        head, tail = (bytes(one or b"") for one in ends)
         claims = self._found_again(stream, intent, length, head)
         known = sum(claim.length for claim in claims.values())
         if known:
@@ -571,7 +584,8 @@ class Source:
                 intent,
                 base=end,
                 length=length - known,
-                head=_digest(head if not known else self._head(intent.key, known)),
+                head=_digest(self._at(intent.key, known) if known else head),
+                tail=_digest(tail),
                 offset=known,
                 total=length,
             )
@@ -668,27 +682,32 @@ class Source:
         """Return the vanished claims that are the head of this list again.
 
         Their records get the numbers that they had. Only claims of the stream that
-        we claim into: what shares a key must be trimmed in order.
+        we claim into: what shares a key must be trimmed in order. Of one that has come
+        back in part all is new: others' records must not pass for its missing ones.
         """
         found: dict[str, Claim] = {}
         offset = 0
         for name, claim in stream.claims.items():
             if name not in self._missing or claim.list != intent.list:
                 continue
-            if claim.head != _digest(head) or offset + claim.length > length:
+            end = offset + claim.length
+            if claim.head != _digest(head) or end > length:
+                break
+            if claim.tail and claim.tail != _digest(self._at(intent.key, end - 1)):
                 break
             found[name] = msgspec.structs.replace(
                 claim, key=intent.key, offset=offset, total=length
             )
-            offset += claim.length
+            offset = end
             if offset == length:
                 break
-            head = self._head(intent.key, offset)
+            head = self._at(intent.key, offset)
         return found
 
-    def _head(self, key: str, index: int) -> bytes:
-        (head,) = self._ask([("LINDEX", key, index)])
-        return bytes(head or b"")
+    def _at(self, key: str, index: int) -> bytes:
+        """Return one record of a list."""
+        (record,) = self._ask([("LINDEX", key, index)])
+        return bytes(record or b"")
 
     def _leave_to_others(self, stream: Stream, name: str, intent: Claim) -> None:
         """Announce a list that we have renamed when our stream was another's already.
@@ -730,6 +749,7 @@ class Source:
                     ("SET", key, "", "NX", "EX", TOMBSTONE_SECONDS),
                     ("LLEN", key),
                     ("LINDEX", key, 0),
+                    ("LINDEX", key, -1),
                 )
             ],
             tolerant=True,
@@ -739,12 +759,12 @@ class Source:
         late = False
         for number, name in enumerate(names):
             intent = stream.intents[name]
-            _, length, head = replies[3 * number : 3 * number + 3]
+            _, length, *ends = replies[4 * number : 4 * number + 4]
             if isinstance(length, ResponseError):
                 resolved.append(name)  # a tombstone: it cannot happen any more
             elif length and stream.own:
                 self._ask([("PERSIST", intent.key)])
-                self._note(stream, name, intent, int(length), bytes(head or b""))
+                self._note(stream, name, intent, int(length), ends)
             elif length and self._take_intent(stream, name, intent):
                 there.append((intent.key, ListName(intent.list, intent.codec)))
                 resolved.append(name)
