@@ -707,6 +707,32 @@ def test_what_is_handed_over_and_comes_back(redis: FakeRedis, tmp_path: Path) ->
         each.state.close()
 
 
+@pytest.mark.parametrize("room", [False, True])
+def test_what_another_does_before_the_disk_has_the_row(
+    redis: FakeRedis, tmp_path: Path, room: bool
+) -> None:
+    """The row keeps what was owed at first; what was done elsewhere is beside it."""
+    one, two = instance(redis, tmp_path, "x"), instance(redis, tmp_path, "y")
+    one.source.claim("x1", 100, ["A"])
+    one.settler.look_at_streams(one.source)
+    one.write()
+    redis.owners["x1"] = ""
+    two.state.full = not room
+    two.round()
+    two.settler.forget()
+    two.source = FakeSource(redis, "y#2")
+    redis.progress["x1"]["A"] = Progress(40, since=40)
+    redis.owners["x1"] = ""
+    two.round()
+    two.state.full = False
+    two.write()
+    found = line(two.audit())
+    assert (found.claimed, found.adopted, found.handed_over) == (100, 100, 40)
+    assert (found.pending, found.difference) == (60, 0)
+    for each in (one, two):
+        each.state.close()
+
+
 def test_what_was_given_back_stays_our_own(redis: FakeRedis, tmp_path: Path) -> None:
     """Nobody else has held it: nothing is adopted, and what is skipped is seen."""
     one = instance(redis, tmp_path)

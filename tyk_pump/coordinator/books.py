@@ -269,8 +269,13 @@ class Books:
                 break
             row = book.row(lane, claim, where)
             if row.claimed and where.counting(claim):
-                self._opened[row.key] = row
-                self._reopen(row, where)
+                if row.key in self._closed:
+                    self._opened[row.key] = row
+                    self._reopen(row, where)
+                else:
+                    # Open and not on the disk yet, it keeps what was noted first:
+                    # what others have done of it since is beside it.
+                    self._opened.setdefault(row.key, row)
         book.noted[key] = max(upto, book.end)
 
     def _reopen(self, row: Row, where: Where) -> None:
