@@ -118,15 +118,21 @@ class SimLink(Link):
         self, key: str, field: str, old: bytes, new: str | bytes
     ) -> bool:
         redis = self._instance.redis
-        (found,) = self._instance.exchange([("HGET", key, field)], False)
-        watched = redis.data.get(key)
+        watched: list[object] = []
+
+        def watch() -> bool:
+            watched.append(redis.data.get(key))
+            return True
+
+        # WATCH goes before HGET: what changes while the answer is on its way counts.
+        (found,) = self._instance.exchange([("HGET", key, field)], False, guard=watch)
         if found != old:
             return False
         done = self._instance.exchange(
             [("HSET", key, field, new)],
             True,
             # A value of the model is never changed in place.
-            guard=lambda: redis.data.get(key) is watched,
+            guard=lambda: redis.data.get(key) is watched[0],
         )
         if done and isinstance(done[0], OutOfMemoryError):
             return False
