@@ -118,6 +118,26 @@ def test_claims_without_any_cursor_are_delivered(
     assert (consumer.records, consumer.lost) == (RECORDS, 0)
 
 
+@pytest.mark.parametrize("finisher", ["", "b"])
+def test_a_stream_of_which_only_the_name_is_left_is_gone(
+    redis: RedisModel, ours: Gated, finisher: str
+) -> None:
+    """Redis came back with nothing else, or who finished it died before the last step.
+
+    No pump was removed, as it would seem of a stream that is there without its cursors.
+    """
+    (name,) = claimed(redis).streams
+    redis.run(("UNLINK", f"analytics-tyk-pump:stream:{name}"))
+    if finisher:
+        redis.run(("SET", f"analytics-tyk-pump:finished:{name}", finisher))
+    back = make_source(ours, incarnation="2", previous="1")
+    back.start()
+    assert not back.streams and STREAMS not in redis.data
+    back.sought = [name]
+    back.round()
+    assert back.finished == {name: finisher}
+
+
 def test_a_note_without_an_answer_has_its_numbers(
     redis: RedisModel, ours: Gated
 ) -> None:

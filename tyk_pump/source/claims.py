@@ -342,7 +342,12 @@ class Source:
             if owner not in self._owners or name in self.streams:
                 continue
             if owner == self.owner or self._take_over(name, owner):
-                self._keep(self._load(name))
+                stream = self._load(name)
+                self._keep(stream)
+                if not (stream.claims or stream.intents or stream.progress):
+                    # Whoever finished it died before its name was gone, or Redis came
+                    # back with nothing else of it: then there is no note.
+                    self._remove(stream)
         if self._leased:
             self._link.execute([("UNLINK", self._keys.lease(self._previous))])
 
