@@ -43,6 +43,9 @@ class BackEnd:
         become a dead letter, and be replayed, in a stream of its own."""
         self.refused: set[int] = set()
         """Records that were dead letters once: they come when they come."""
+        self.deaths: Counter[int] = Counter()
+        """Workers that died with a record in hand: of two it is taken for poison, and
+        its letter is not the last of it where the cursor has not gone on yet."""
         self.unordered = False
         """True once a failover has: what is first then is anybody's guess."""
         self._broken = broken
@@ -101,6 +104,8 @@ class BackEnd:
                 )
             return
         if anywhen or self.unordered or number in self.refused:
+            return
+        if self.deaths[number] > 1:
             return
         # What is on an instance's own disk goes its own way when another has the rest.
         place = (who, stream, cursor)

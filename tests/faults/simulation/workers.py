@@ -134,6 +134,8 @@ class SimProcess:
         if self.exitcode is not None:
             return
         self.exitcode = code
+        if self._busy:
+            self.end.deaths.update(self._numbers)
         self.slot.values[channel.BEAT] = self.world.now
         self.beats = False
         self._lands = self.world.chance(0.5)
@@ -184,6 +186,7 @@ class SimProcess:
         self._stage(channel.WORK)
         self.slot.values[channel.FRAME] = frame[3]
         self._attempts = 0
+        self._numbers = []
         self._begin(frame)
 
     def _begin(self, frame: Any) -> None:
