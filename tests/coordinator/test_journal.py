@@ -13,6 +13,7 @@ from tests.coordinator.test_books import Disk
 from tests.source.world import FakeClock
 from tyk_pump import channel, cursors
 from tyk_pump.config.root import JournalOptions, RootOptions
+from tyk_pump.coordinator.audit import numbers
 from tyk_pump.coordinator.books import Books
 from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Lane, Span
@@ -575,6 +576,55 @@ def test_what_redis_has_lost_between_the_disk_and_the_rest(state: StateFile) -> 
     sums = state.ledger.totals()["P"]
     assert (sums.claimed, sums.delivered, sums.unknown) == (40, 20, 20)
     assert not state.ledger.open_rows()
+
+
+def test_what_another_had_between_is_not_ours_to_book(state: StateFile) -> None:
+    """The stream came back behind what is on the disk, and is copied: a gap."""
+    source: Any = Redis(40, P=0)
+    journal, windows = make(state, max_bytes=1)
+    books, lane = restarted(state, journal, source), Lane("P", 0, 1)
+    books.sync(source)
+    copy_all(journal, windows, source)
+    assert journal.kept(STREAM) == 10
+    books.write(source)
+    back: Any = Redis(40, P=30)
+    back.stream.shared = True
+    again = restarted(state, journal, back)
+    again.sync(back)
+    again.write(back)
+    journal.root = RootOptions(journal=JournalOptions(type="disk"), window_records=10)
+    copy_all(journal, windows, back)
+    for part in (journal.parts[STREAM], make(state)[0].parts[STREAM]):
+        assert (part.end, part.gaps) == (40, [(10, 30)])
+    sums = numbers(again, back)["P"]
+    assert (sums.claimed, sums.handed_over, sums.pending) == (40, 20, 20)
+    journal = make(state)[0]
+    back.streams.clear()
+    last = restarted(state, journal, back)
+    last.sync(back)
+    part = journal.parts[STREAM]
+    last.record(lane, part, 10, Counts(delivered=10))
+    last.record(lane, part, 30, Counts())
+    last.record(lane, part, 40, Counts(delivered=10))
+    last.write(back)
+    done = state.ledger.totals()["P"]
+    assert (done.claimed, done.delivered, done.handed_over) == (40, 20, 20)
+    assert not state.ledger.open_rows()
+
+
+def test_a_pump_that_is_ahead_in_redis_is_not_set_back(state: StateFile) -> None:
+    """Another delivered what is behind our part: its pump goes on from there."""
+    source: Any = Redis(40, P=0, Q=0)
+    journal, windows = make(state, max_bytes=1)
+    copy_all(journal, windows, source)
+    assert journal.kept(STREAM) == 10
+    back: Any = Redis(40, P=30, Q=10)
+    journal.root = RootOptions(journal=JournalOptions(type="disk"), window_records=10)
+    copy_all(journal, windows, back)
+    assert journal.kept(STREAM) == 10 and back.stream.progress["P"].position == 30
+    journal.parts[STREAM].progress["P"].position = 10
+    copy_all(journal, windows, back)
+    assert positions(journal) == {"P": 30, "Q": 0} and journal.kept(STREAM) == 40
 
 
 def test_a_cursor_that_the_disk_has_moved_is_written(state: StateFile) -> None:

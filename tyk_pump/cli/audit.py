@@ -132,7 +132,7 @@ def read_views(link: Link, prefix: str, file: StateFile, name: str) -> dict[str,
         )
     for stream, part in parts.items():
         view = views[stream]
-        view.kept = part.kept
+        view.kept, view.gaps = part.kept, part.gaps
         view.part = {
             cursor: unpack(value, Progress) for cursor, value in part.cursors.items()
         }

@@ -63,6 +63,8 @@ class View(msgspec.Struct, kw_only=True):
     """The cursors in what is on our disk, of a stream whose head is there."""
     kept: int = 0
     """Where that ends."""
+    gaps: Sequence[tuple[int, int]] = ()
+    """What of it others had."""
     fate: Fate = Fate.OURS
     """What became of it in Redis."""
     shared: bool = False
@@ -78,6 +80,7 @@ class View(msgspec.Struct, kw_only=True):
             self.progress.get(cursor),
             self.kept,
             self.fate is Fate.OURS,
+            self.gaps,
         )
 
 
@@ -88,7 +91,7 @@ def live(books: Books, source: Source | None) -> dict[str, View]:
         views[stream.id] = View(progress=stream.progress)
     for name, part in books.parts.items():
         view = views.setdefault(name, View(fate=books.fate(name)))
-        view.part, view.kept = part.progress, part.end
+        view.part, view.kept, view.gaps = part.progress, part.end, part.gaps
     return views
 
 
@@ -189,7 +192,7 @@ def _add_part(
         whole = found.get(lane.pump)
         if book is not None and whole is not None:
             whole.add(progress.counts)
-            whole.pending += book.pending_before(lane, progress, part.end)
+            whole.pending += book.pending_in(part, lane, progress)
 
 
 def _line(found: dict[tuple[str, int], Line], row: Row) -> Line:
@@ -207,7 +210,7 @@ def _look_at(line: Line, row: Row, view: View) -> None:
     on_disk = where.here is not None and row.base < where.upto
     if where.here is not None and on_disk:
         first = max(row.base, where.here.position)
-        line.pending += lane.share(first, min(row.end, where.kept))
+        line.pending += where.share_here(lane, first, min(row.end, where.kept))
     rest = row.claimed - where.known(lane, row) if on_disk else row.claimed
     if view.fate is Fate.OURS:
         _look_at_rest(line, row, view, where, lane, on_disk=on_disk)

@@ -6,7 +6,7 @@ Plain arithmetic: nothing here is written anywhere. `books.py` makes rows of it.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -108,12 +108,13 @@ class Book:
         rest = self.claims[at:]
         return sum(lane.share(max(first, one.base), one.end) for one in rest)
 
-    def pending_before(self, lane: Lane, progress: Progress, end: int) -> int:
-        """Return the same up to a position: for a part that is on our disk."""
-        if progress.position >= end:
+    def pending_in(self, part: Stream, lane: Lane, progress: Progress) -> int:
+        """Return the same of a part that is on our disk."""
+        if progress.position >= part.end:
             return 0
-        behind = Progress(position=end)
-        return self.pending(lane, progress) - self.pending(lane, behind)
+        behind = Progress(position=part.end)
+        others = without(lane, progress.position, part.end, part.gaps)
+        return self.pending(lane, progress) - self.pending(lane, behind) - others
 
 
 class Where(msgspec.Struct):
@@ -126,6 +127,8 @@ class Where(msgspec.Struct):
     """Where the part on the disk ends, 0 where there is none."""
     ours: bool
     """True where the rest is ours in Redis."""
+    gaps: Sequence[tuple[int, int]] = ()
+    """What of the part on the disk others had."""
 
     @property
     def upto(self) -> int:
@@ -152,18 +155,26 @@ class Where(msgspec.Struct):
         """Return how many records of a claim the cursors count, or will count."""
         count = 0
         for one in self.counting(claim):
-            end = claim.end
+            first = max(claim.base, one.since)
+            if one.since >= claim.base:
+                # What it went over without counting was another's.
+                count, first = count + one.counts.total, max(first, one.position)
             if one is self.here:
-                end = min(end, self.upto)
-            count += lane.share(max(claim.base, one.since), end)
+                count += self.share_here(lane, first, min(claim.end, self.upto))
+            else:
+                count += lane.share(first, claim.end)
         return count
+
+    def share_here(self, lane: Lane, first: int, end: int) -> int:
+        """Return how many positions on our disk are the lane's own, and ours."""
+        return lane.share(first, end) - without(lane, first, end, self.gaps)
 
     def left(self, lane: Lane, claim: Held | Row) -> int:
         """Return how many of those are not settled."""
         count = 0
         if self.here is not None and claim.base < self.upto:
             first = max(claim.base, self.here.position)
-            count += lane.share(first, min(claim.end, self.kept))
+            count += self.share_here(lane, first, min(claim.end, self.kept))
         if self.there is not None:
             count += lane.share(max(claim.base, self.there.position), claim.end)
         return count
@@ -171,6 +182,11 @@ class Where(msgspec.Struct):
     def beyond(self, lane: Lane, claim: Held | Row) -> int:
         """Return how many records of a claim on the disk are behind that part."""
         return lane.share(max(claim.base, self.upto), claim.end)
+
+
+def without(lane: Lane, first: int, end: int, gaps: Iterable[tuple[int, int]]) -> int:
+    """Return how many of a lane's positions between two are in gaps."""
+    return sum(lane.share(max(first, at), min(end, upto)) for at, upto in gaps)
 
 
 def held(name: str, claim: Claim) -> Held:

@@ -159,6 +159,7 @@ class Books:
             and (
                 cursor in rest.progress or part is None or cursor not in part.progress
             ),
+            part.gaps if part is not None else (),
         )
 
     def _rest(self, stream: str) -> Stream | None:
@@ -241,10 +242,14 @@ class Books:
         """Return the row of a claim, closed with what the cursors have counted."""
         counting = where.counting(claim)
         row = book.row(lane, claim, where)
+        own = any(lane.share(max(claim.base, p.since), claim.end) for p in counting)
         self._take(row, where, counting)
-        if row.claimed or row.counts.total:
+        if row.claimed or row.counts.total or (own and self._is_open(row)):
             self._closed[row.key] = row
         return row
+
+    def _is_open(self, row: Row) -> bool:
+        return any(row.key == one.key for one in self._open_rows(row.stream))
 
     def _take(self, row: Row, where: Where, counting: Iterable[Progress]) -> None:
         """Bring what cursors have counted of a claim into its row."""

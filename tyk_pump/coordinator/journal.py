@@ -82,8 +82,8 @@ class Journal:
             for name, value in part.cursors.items():
                 stream.progress[name] = unpack(value, Progress)
             for one in part.claims:
-                if one.codec != disk.GAP:
-                    stream.claims[one.name] = _claim(one)
+                stream.claims[one.name] = _claim(one)
+            stream.gaps = list(part.gaps)
             stream.uptime = any(map(cursors.of_uptime, stream.progress))
             at = [one.position for one in stream.progress.values()]
             stream.trimmed = min([part.kept, *at])
@@ -157,6 +157,8 @@ class Journal:
             if wanted <= 0 or len(frames) >= BATCH_FRAMES:
                 break
             position = max(stream.trimmed, self.kept(stream.id))
+            if self._is_ahead(stream, position):
+                continue
             while wanted > 0 and len(frames) < BATCH_FRAMES and position < stream.end:
                 found = stream.find(position)
                 if found is None or found[1].base > position:
@@ -194,6 +196,22 @@ class Journal:
             source.renew()  # were we frozen, others may have all of this by now
         self._ahead = windows.ahead
         return self._keep(frames, places)
+
+    def _is_ahead(self, stream: Stream, position: int) -> bool:
+        """Say whether a pump has settled more in Redis while it is behind on the disk.
+
+        Another had the stream. One cursor could not tell what is settled between:
+        what follows waits until the pump is through with what is on the disk.
+        """
+        part = self.parts.get(stream.id)
+        if part is None:
+            return False
+        for field, here in part.progress.items():
+            lane, there = Lane(*cursors.parts(field)), stream.progress.get(field)
+            behind = lane.own(here.position) < part.end
+            if behind and there and lane.share(position, there.position):
+                return True
+        return False
 
     def _wanted(self, source: Source, windows: Windows) -> int:
         records = sum(
@@ -289,7 +307,10 @@ class Journal:
         part.claims[frame.claim] = msgspec.structs.replace(
             claim, key="", base=first, length=frame.end - first
         )
-        self.frames += 1 + (frame.first > part.end)
+        if frame.first > part.end:
+            part.gaps.append((part.end, frame.first))
+            self.frames += 1
+        self.frames += 1
         part.end = self._kept[stream.id] = frame.end
         self.bytes += len(frame.data)
 

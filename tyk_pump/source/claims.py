@@ -184,6 +184,8 @@ class Stream(msgspec.Struct):
     """True when another instance than we may have settled a part of it."""
     disk: bool = False
     """True for a stream's part in the state file: its claims have no keys in Redis."""
+    gaps: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    """From where to where nothing of such a part is ours: others had the stream."""
 
     def find(self, position: int) -> tuple[str, Claim] | None:
         """Return the first claim, with its name, that ends behind a position.

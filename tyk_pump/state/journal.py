@@ -107,6 +107,8 @@ class Part(msgspec.Struct, kw_only=True):
     cursors: dict[str, bytes]
     """Cursor name -> Progress, packed."""
     claims: Sequence[KeptClaim] = ()
+    gaps: Sequence[tuple[int, int]] = ()
+    """From where to where another instance had the stream."""
 
 
 class Damaged(Exception):
@@ -130,7 +132,7 @@ class FrameStore:
         """Return all parts, the oldest first."""
         with self._file.transaction(write=False) as db:
             parts = {
-                stream: Part(stream=stream, kept=kept, cursors={}, claims=[])
+                stream: Part(stream=stream, kept=kept, cursors={})
                 for stream, kept, digest in db.execute(
                     "SELECT stream, kept, digest FROM parts ORDER BY stream"
                 )
@@ -143,11 +145,17 @@ class FrameStore:
                 if stream in parts:
                     parts[stream].cursors[cursor] = value
             claims: dict[str, list[KeptClaim]] = {}
+            gaps: dict[str, list[tuple[int, int]]] = {}
             for stream, *values in db.execute(
                 """SELECT stream, claim, list, codec, at, min(first), max(end)
-                FROM frames GROUP BY stream, claim ORDER BY stream, min(first)"""
+                FROM frames GROUP BY stream, claim, CASE codec WHEN ? THEN first END
+                ORDER BY stream, min(first)""",
+                (GAP,),
             ):
                 name, list_name, codec, at, first, end = values
+                if codec == GAP:
+                    gaps.setdefault(stream, []).append((first, end))
+                    continue
                 claims.setdefault(stream, []).append(
                     KeptClaim(
                         name=name,
@@ -158,9 +166,9 @@ class FrameStore:
                         end=end,
                     )
                 )
-        for stream, found in claims.items():
-            if stream in parts:
-                parts[stream].claims = found
+        for stream, part in parts.items():
+            part.claims = claims.get(stream, ())
+            part.gaps = gaps.get(stream, ())
         return list(parts.values())
 
     def _whole(self, digest: int, wanted: int) -> bool:
