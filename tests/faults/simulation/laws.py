@@ -255,7 +255,9 @@ def _booked(history: History) -> None:
                 raise Broken(f"in the books of {one.name} is forgotten: {line}")
             if line.lost and not _may_seem_lost(history):
                 raise Broken(f"in the books of {one.name} is lost: {line}")
-            if line.unknown and not (history.scarce or _may_seem_lost(history)):
+            # What comes in our next life may set a cursor back behind what is trimmed.
+            unclear = history.scarce or history.plan.belated
+            if line.unknown and not (unclear or _may_seem_lost(history)):
                 raise Broken(f"in the books of {one.name} is unknown: {line}")
 
 

@@ -82,6 +82,8 @@ class Plan:
             or "crash" in self.kinds
         )
         """Whether it may be unknown what became of a command, or its sender died."""
+        self.belated = bool(self.links.lost)
+        """Whether a command may come when its sender has another life."""
         self.late = self.instances > 1 and bool(
             self.links.slow or self.links.lost or "freeze" in self.kinds
         )
