@@ -405,10 +405,17 @@ def test_what_the_disk_refuses_outlives_the_lease(disk: Disk, room: bool) -> Non
     assert [row.claim for row in disk.ledger.open_rows()] == ["C1"]
 
 
+@pytest.mark.parametrize("first", [0, 4])
+@pytest.mark.parametrize("done", [0, 3])
 @pytest.mark.parametrize("room", [False, True])
-def test_a_row_that_comes_back_before_the_disk_has_it(disk: Disk, room: bool) -> None:
-    """Another had the rest of the claim, and gave it back: both shares are counted."""
-    source: Any = Redis(20, P=0)
+def test_a_row_that_comes_back_before_the_disk_has_it(
+    disk: Disk, room: bool, done: int, first: int
+) -> None:
+    """Another had the rest of the claim, and gave it back: both shares are counted.
+
+    What it has done meanwhile stays handed over.
+    """
+    source: Any = Redis(20, P=first)
     source.owners, source.owner = {STREAM: "me#1"}, "me#1"
     journal, windows = make(disk, max_bytes=1)
     books, lane = Books(disk, journal.parts, FakeClock()), Lane("P", 0, 1)
@@ -416,26 +423,27 @@ def test_a_row_that_comes_back_before_the_disk_has_it(disk: Disk, room: bool) ->
     copy_all(journal, windows, source)
     books.write(source)
     part = journal.parts[STREAM]
-    assert part.end == 10
+    assert part.end == first + 10
     books.forget()
     away: Any = Redis()
     away.streams, away.owners, away.owner = {}, {STREAM: "other#1"}, "me#2"
     books.sync(away)
-    books.record(lane, part, 10, Counts(delivered=10))
+    books.record(lane, part, part.end, Counts(delivered=10))
     books.sync(away)
     disk.full = not room
     with contextlib.nullcontext() if room else pytest.raises(StateError):
         books.write(away)
     assert bool(books.unwritten) is not room
-    back: Any = Redis(20, P=10)
+    back: Any = Redis(20, P=part.end + done)
     back.stream.shared = True
     back.owners, back.owner = {STREAM: "me#2"}, "me#2"
     books.sync(back)
-    books.record(lane, back.stream, 20, Counts(delivered=10))
+    books.record(lane, back.stream, 20, Counts(delivered=20 - part.end - done))
     disk.full = False
     books.write(back)
     sums = disk.ledger.totals()["P"]
-    assert (sums.claimed, sums.delivered, sums.handed_over) == (20, 20, 0)
+    assert sums.claimed == 20 - first and sums.handed_over == done
+    assert sums.delivered == sums.claimed - done
     assert not disk.ledger.open_rows()
 
 

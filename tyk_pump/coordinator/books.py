@@ -255,9 +255,10 @@ class Books:
         """Bring what cursors have counted of a claim into its row."""
         for one in counting:
             row.counts += one.counts
-            one.since, one.counts = row.end, Counts()
             if one is where.here:
+                row.begun = one.since
                 self._touched.add((row.stream, where.cursor))
+            one.since, one.counts = row.end, Counts()
 
     def _note(self, book: Book, where: Where) -> None:
         """Open a row of each claim of which a cursor has something before it."""
@@ -274,20 +275,26 @@ class Books:
                 break
             row = book.row(lane, claim, where)
             if row.claimed and where.counting(claim):
-                if row.key in self._closed:
-                    self._opened[row.key] = row
-                    self._reopen(row, where)
-                else:
-                    # Open and not on the disk yet, it keeps what was noted first:
-                    # what others have done of it since is beside it.
-                    self._opened.setdefault(row.key, row)
+                # Open and not on the disk yet, it keeps what was noted first: what
+                # others have done of it since is beside it.
+                self._opened.setdefault(row.key, row)
+                self._reopen(row, where)
         book.noted[key] = max(upto, book.end)
 
     def _reopen(self, row: Row, where: Where) -> None:
-        """It was handed over, and is back before the disk had room for its row."""
+        """It was handed over, and is back before the disk had room for its row.
+
+        What does not come back stays what it was closed as.
+        """
         old, here = self._closed.pop(row.key, None), where.here
-        if old is not None and here is not None and here.since == old.end:
-            here.since, here.counts = old.base, old.counts + here.counts
+        if old is None:
+            return
+        if old.handed_over > row.claimed:
+            self._adjust(row, old.handed_over - row.claimed)
+        again = max(0, row.claimed - old.handed_over)
+        old.counts.lost -= min(old.counts.lost, again)
+        if here is not None and here.since == old.end and old.begun >= 0:
+            here.since, here.counts = old.begun, old.counts + here.counts
 
     def _compare(self, book: Book, where: Where) -> None:
         """A cursor is in Redis again, where another has moved it: see what is left."""

@@ -133,6 +133,8 @@ class Row(msgspec.Struct, kw_only=True):
     """Owed to other lanes of the pump now: as if it had not been claimed here."""
     passed: bool = False
     """True when the cursor has gone over the claim's end in our hands."""
+    begun: int = -1
+    """Where the cursor in the part on the disk had begun to count; not written."""
 
     @property
     def key(self) -> tuple[str, str, str]:
