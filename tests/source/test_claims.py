@@ -18,6 +18,7 @@ from tests.source.world import (
     Consumer,
     Died,
     FaultyLink,
+    NoDisk,
     end_leases,
     make_source,
     options,
@@ -251,6 +252,30 @@ def test_an_adopter_keeps_what_an_unknown_pump_is_owed(
     heir.forget("GONE")
     Consumer().drain(heir)
     assert heir.backlog() == (0, 0)
+
+
+def test_what_the_disk_knows_is_not_delivered_again(
+    link: FaultyLink, other: Link, redis_server: RedisServer
+) -> None:
+    """The lease ended before Redis was told; another had it, and gave it back."""
+
+    class Disk(NoDisk):
+        def reached(self, stream: str, field: str) -> int:
+            return 6
+
+    push(redis_server, LIST, RECORDS)
+    source = started(link)
+    source.round()
+    source.give_back()
+    between = started(other, name="b")
+    between.round()
+    between.give_back()
+    again = started(link, incarnation="2", previous="1", shelf=Disk())
+    again.round()
+    assert own(again).shared and own(again).progress["P"].position == 6
+    consumer = Consumer()
+    consumer.drain(again)
+    assert consumer.records == RECORDS[6:]
 
 
 def test_a_rename_whose_answer_was_lost_is_found(

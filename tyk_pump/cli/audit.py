@@ -139,7 +139,7 @@ def read_views(link: Link, prefix: str, file: StateFile, name: str) -> dict[str,
         # As the stream is loaded: the disk knows what is before that.
         for cursor, progress in view.progress.items():
             here = view.part.get(cursor)
-            known_ = here.position if here is not None and not view.shared else 0
+            known_ = here.position if here is not None else 0
             progress.go_behind(max(part.kept, known_))
     return views
 

@@ -1080,10 +1080,7 @@ class Source:
             stream.progress = {field: Progress(stream.trimmed) for field in owed}
         for field, progress in stream.progress.items():
             # The disk has the rest of what it was in, and what is known of it.
-            if stream.shared:
-                progress.go_behind(self._shelf.kept(name))
-            else:
-                progress.go_behind(self._shelf.reached(name, field))
+            progress.go_behind(self._shelf.reached(name, field))
             if progress.position < stream.trimmed:
                 stream.raised[field] = progress.position
                 progress.position = stream.trimmed
