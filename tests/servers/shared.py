@@ -22,8 +22,9 @@ def shared(
 ) -> Iterator[Facts]:
     """Yield the facts of a server; the last worker that leaves ends it.
 
-    `start` gets a folder and the pid that `Process` shall watch: the one of the
-    whole run, for the worker that starts the server may leave before the others.
+    `start` gets a new folder and the pid that `Process` shall watch: the one of the
+    whole run, for the worker that starts the server may leave before the others. A
+    worker that comes after the last has left starts another one.
     """
     folder = run_folder / name
     state = folder / "shared.json"
@@ -31,7 +32,9 @@ def shared(
     with locked(lock):
         known = json.loads(state.read_text()) if state.exists() else None
         if known is None:
-            known = {"users": 0, "facts": start(folder, run_pid())}
+            place = folder / f"start-{len(list(folder.glob('start-*')))}"
+            place.mkdir()
+            known = {"users": 0, "facts": start(place, run_pid())}
         known["users"] += 1
         state.write_text(json.dumps(known))
     try:

@@ -116,6 +116,7 @@ def test_shared(tmp_path: Path) -> None:
     starts: list[int] = []
 
     def start(folder: Path, watched: int) -> Facts:
+        (folder / "data").mkdir()  # never one that was used
         process, pid = sleeper(folder, watched)
         starts.append(pid)
         return {"pids": [process.pid], "port": 1}
@@ -126,6 +127,8 @@ def test_shared(tmp_path: Path) -> None:
         assert alive(starts[0])
     assert len(starts) == 1
     wait_gone(starts[0])
+    with shared("toy", tmp_path, start):
+        assert len(starts) == 2
 
 
 def wait_gone(pid: int) -> None:
