@@ -733,6 +733,34 @@ def test_what_another_does_before_the_disk_has_the_row(
         each.state.close()
 
 
+@pytest.mark.parametrize("room", [False, True])
+def test_a_vanished_stream_that_is_there_again(
+    redis: FakeRedis, tmp_path: Path, room: bool
+) -> None:
+    """Redis came back without it, and then with it: nothing of it is lost."""
+    one = instance(redis, tmp_path)
+    one.source.claim("a1", 100, ["A"])
+    one.settler.look_at_streams(one.source)
+    one.write()
+    owner = redis.owners.pop("a1")
+    one.settler.forget()
+    one.source = FakeSource(redis, "a#2")
+    one.state.full = not room
+    for _ in range(2):
+        one.round()
+    assert bool(one.settler.error) is not room
+    if room:
+        assert line(one.audit()).lost == 100
+    redis.owners["a1"] = owner
+    one.round()
+    one.finish()
+    one.check()
+    found = line(one.audit())
+    assert (found.claimed, found.lost) == (100, 0)
+    assert found.delivered + found.filtered + found.dead == 100
+    one.state.close()
+
+
 def test_what_was_given_back_stays_our_own(redis: FakeRedis, tmp_path: Path) -> None:
     """Nobody else has held it: nothing is adopted, and what is skipped is seen."""
     one = instance(redis, tmp_path)
