@@ -69,7 +69,7 @@ def test_an_absent_server_is_trouble_that_may_pass(
     """SourceError, and the link works again when the server is back."""
     server = make_redis()
     with contextlib.closing(Link(options(server, timeout=1))) as link:
-        assert "edis" in link.ping()
+        assert link.ping().split()[0] in ("Redis", "Valkey")
         server.kill()
         with pytest.raises(SourceError):
             link.execute([("GET", "x")])
