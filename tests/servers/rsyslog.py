@@ -19,6 +19,7 @@ global(
     parser.permitSlashInProgramName="on"
 {ca}
 )
+main_queue(queue.timeoutShutdown="15000" queue.timeoutActionCompletion="15000")
 module(load="imudp")
 module(load="imtcp" maxFrameSize="262144")
 template(name="json" type="list" option.jsonf="on") {{
@@ -89,7 +90,8 @@ class Rsyslog(Server):
     """One server; it listens on TLS as well when there is an authority.
 
     TCP and TLS take both framings, by line and by octet count. With `demand` a client
-    must have a certificate of the authority.
+    must have a certificate of the authority. An orderly end may take fifteen seconds:
+    by default it gives up after three what it has not written, on a slow disk.
     """
 
     def __init__(
