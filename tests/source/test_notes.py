@@ -5,6 +5,7 @@ The list is claimed while Redis fills up: it has the intent, and refuses the not
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -158,6 +159,65 @@ def test_the_next_life_goes_on_with_the_same_ids(world: World, full: bool) -> No
     assert (world.consumer.records, world.consumer.lost) == (RECORDS, 0)
     again.give_back()
     assert not world.book.fields and not world.claims()
+
+
+def test_a_removal_that_comes_late_does_not_take_the_note(world: World) -> None:
+    """Of an intent that Redis never had; it has room by then, and has the note."""
+    late: list[tuple[Any, ...]] = []
+
+    def unanswered(commands: Sequence[Any]) -> None:
+        if world.claims() and removes(commands):
+            late.extend(commands)
+            raise SourceError("no answer")
+
+    source = world.start()
+    world.fill()
+    world.link.before = unanswered
+    with contextlib.suppress(SourceError):
+        source.round()
+    world.link.before = lambda commands: None
+    world.redis.full = False
+    source.round()
+    ids = world.read(source)
+    assert sorted(ids) == RECORDS and not world.book.fields
+    world.redis.execute(late)
+    world.end_leases()
+    assert world.read(world.start(life=2)) == ids
+
+
+def test_what_is_put_into_a_stream_that_was_taken_back_empty_is_seen(
+    world: World,
+) -> None:
+    """Nothing else happens in it, and its first owner waits for the second."""
+    _, ids = claimed(world)
+    world.redis.full = False
+    world.end_leases()
+    link = Gated(world.redis)
+    adopter = world.start("b", link=link)
+    adopter.round()
+
+    def kill() -> None:
+        raise Died
+
+    once(link, removes, kill)
+    with pytest.raises(Died):
+        adopter.round()
+    again = world.start("b", life=2)
+    assert [stream.claims for stream in again.streams.values()] == [{}]
+    author = world.start(life=2)
+    author.round()
+    assert world.book.fields
+    again.round()
+    assert world.read(again) == ids
+    world.consumer.drain(again)
+    author.round()
+    assert not world.book.fields and not world.claims()
+
+
+def removes(commands: Sequence[Any]) -> bool:
+    """Say whether a field is to be removed from a hash."""
+    name, *rest = commands[0]
+    return name == "HDEL" or (name == "CAS" and rest[-1] is None)
 
 
 class FullBook(Book):
@@ -343,7 +403,7 @@ def test_a_note_does_not_go_over_an_adopters_mark(world: World) -> None:
 
     Else who comes after an adopter that is killed takes the records for lost.
     """
-    killed_at(world, lambda commands: commands[0][0] == "HDEL")
+    killed_at(world, removes)
     assert world.book.fields and world.intents()
     link = Gated(world.redis)
     adopter = world.start("b", link=link)

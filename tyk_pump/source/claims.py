@@ -435,7 +435,8 @@ class Source:
         adopted = self._adopt_orphans(owners, alive)
         if adopted:
             claimed += self._resolve_all()
-            self._finish([])
+        if adopted or self._rounds == 1:
+            self._finish([])  # what was taken back may be settled, all of it
         return Look(lengths, claimed, adopted)
 
     def _look_for_finished(self, owners: Mapping[str, str]) -> None:
@@ -661,7 +662,12 @@ class Source:
         other numbers than those that we are about to deliver.
         """
         self._put_in_book(stream.id, {**self._all_fields(stream), **fields})
-        self._ask([("HDEL", self._keys.stream(stream.id), field)])
+        # A plain HDEL that comes late would take the note, when Redis has it by then.
+        key = self._keys.stream(stream.id)
+        (found,) = self._ask([("HGET", key, field)])
+        gone = found in (None, fields[field])
+        if not gone and not self._link.compare_and_set(key, field, found, None):
+            raise SourceError("Redis: a claim's intent has met another's mark")
         # Only now: who becomes the owner later does not find it.
         (owner,) = self._ask([("HGET", self._keys.streams, stream.id)])
         if owner is None and stream.registered and self._leased:
@@ -925,9 +931,22 @@ class Source:
         for name, fields in self._book.pending().items():
             stream = self.streams.get(name)
             if stream is not None:
+                self._drop_stale(stream, fields)
                 self._write_fields(stream, self._all_fields(stream))
             elif not self._move_foreign(name, fields):
                 return
+
+    def _drop_stale(self, stream: Stream, booked: Mapping[str, bytes]) -> None:
+        """Forget notes of lists that were gone when the stream came into our hands."""
+        ours = self._all_fields(stream)
+        others = {
+            field: value
+            for field, value in booked.items()
+            if field.startswith(CLAIM) and field not in ours
+        }
+        stale = others.keys() - self._claims_there(others).keys()
+        if stale:
+            self._clear_book(stream.id, stale)
 
     def _move_foreign(self, name: str, fields: Mapping[str, bytes]) -> bool:
         """Give Redis the fields of a stream that is not ours; False without memory.
