@@ -88,8 +88,9 @@ class History:
             for name in "ABC"[: self.plan.instances]
         ]
 
-    def _config(self) -> Config:
-        return Config(root=self.plan.root, pumps=list(self.plan.pumps))
+    def _config(self, without: str) -> Config:
+        pumps = [pump for pump in self.plan.pumps if pump.name != without]
+        return Config(root=self.plan.root, pumps=pumps)
 
     # The course of things
 
@@ -116,6 +117,9 @@ class History:
             one.disk_full = False
             one.frozen_until = 0.0
             one.wanted = True
+            if one.without:
+                one.without = ""
+                one.crash()
             one.start()
 
     def _settle(self) -> None:
@@ -195,6 +199,23 @@ class History:
             one.start()
 
         self.world.after(self.rng.uniform(0.5, 5.0), again)
+
+    def _fewer_pumps(self) -> None:
+        """A pump is not in a configuration for some time: it keeps what it is owed."""
+        one = self._some()
+        if len(self.plan.pumps) < 2 or one.without:
+            return
+        one.without = self.rng.choice(self.plan.pumps).name
+        self.world.tell(one.name, f"is configured without {one.without}")
+        one.again()
+
+        def whole() -> None:
+            if one.without:
+                one.without = ""
+                self.world.tell(one.name, "is configured with all pumps")
+                one.again()
+
+        self.world.after(self.rng.uniform(1.0, 6.0), whole)
 
     def _redis_away(self) -> None:
         seconds = self.rng.choice((0.2, 1.0, 3.0))

@@ -115,7 +115,7 @@ class SimLink(Link):
         return self._instance.exchange(commands, atomic)
 
     def compare_and_set(
-        self, key: str, field: str, old: bytes, new: str | bytes
+        self, key: str, field: str, old: bytes, new: str | bytes | None
     ) -> bool:
         redis = self._instance.redis
         watched: list[object] = []
@@ -128,8 +128,11 @@ class SimLink(Link):
         (found,) = self._instance.exchange([("HGET", key, field)], False, guard=watch)
         if found != old:
             return False
+        change: Command = ("HDEL", key, field)
+        if new is not None:
+            change = ("HSET", key, field, new)
         done = self._instance.exchange(
-            [("HSET", key, field, new)],
+            [change],
             True,
             # A value of the model is never changed in place.
             guard=lambda: redis.data.get(key) is watched[0],
@@ -164,7 +167,7 @@ class Instance:
         redis: RedisModel,
         plan: Plan,
         ends: dict[str, BackEnd],
-        config: Callable[[], Config],
+        config: Callable[[str], Config],
     ) -> None:
         self.name = name
         self.world = world
@@ -181,8 +184,11 @@ class Instance:
         self.lives = 0
         self.wanted = True
         """Whether it is started again when it has died."""
+        self.without = ""
+        """A pump that is not in its configuration, from its next life on."""
         self.frozen_until = 0.0
         self._config = config
+        self._lacks = ""  # in this life
         self._life: greenlet | None = None
         self._token = 0
         self._listening = False
@@ -211,6 +217,12 @@ class Instance:
             self.coordinator.signals.stop += 1
             self.wake()
 
+    def again(self) -> None:
+        """SIGTERM; the service manager starts it again."""
+        if self.coordinator is not None:
+            self.coordinator.signals.stop += 1
+            self.wake()
+
     def freeze(self, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after a time; workers go on."""
         self.world.tell(self.name, f"is frozen for {seconds:.1f} s")
@@ -231,12 +243,13 @@ class Instance:
             self.wake()
 
     def _live(self) -> None:
+        self._lacks = self.without
         try:
             self.coordinator = Coordinator(
-                self._config(),
+                self._configured(),
                 SimFolder(self),  # type: ignore[arg-type]
                 SimState(self),
-                reload=self._config,
+                reload=self._configured,
                 environ={},
                 clock=self.clock,
             )
@@ -253,6 +266,9 @@ class Instance:
             self.world.fail(f"{self.name} ended with {traceback.format_exc()}")
         finally:
             self._over()
+
+    def _configured(self) -> Config:
+        return self._config(self._lacks)
 
     def _over(self) -> None:
         if self.disk.in_transaction:
@@ -337,28 +353,41 @@ class Instance:
             self._tell(commands, "changed meanwhile")
             return []
         if atomic or len(commands) == 1 or not world.chance(faults.torn):
-            replies = self.redis.execute(commands, atomic=atomic)
+            replies = self._run(commands, atomic)
         else:
             # A pipeline is no transaction: others come in between.
             at = rng.randrange(1, len(commands))
-            replies = self.redis.execute(commands[:at])
+            replies = self._run(commands[:at])
             self.sleep(rng.choice((0.0005, 0.05)))
-            replies += self.redis.execute(commands[at:])
+            replies += self._run(commands[at:])
         self._tell(commands, replies)
         self.sleep(0.0003)
         return replies
+
+    def _run(
+        self, commands: Sequence[Command], atomic: bool = False, lacks: str = ""
+    ) -> list[Any]:
+        """Have Redis run them; what is claimed without a pump is not owed to it."""
+        for name in {lacks, self._lacks} - {""}:
+            for command in commands:
+                if command[0] == "RENAMENX":
+                    claimed = self.redis.run(("LRANGE", command[1], 0, -1))
+                    unowed = self.plan.unowed.setdefault(name, set())
+                    unowed.update(int(raw.split(b" ")[0]) for raw in claimed)
+        return self.redis.execute(commands, atomic=atomic)
 
     def _run_some(
         self,
         commands: Sequence[Command],
         atomic: bool,
         guard: Callable[[], bool] | None,
+        lacks: str = "",
     ) -> None:
         if guard is not None and not guard():
             return
         if not atomic:
             commands = commands[: self.world.rng.randrange(len(commands) + 1)]
-        self._tell(commands, self.redis.execute(commands, atomic=atomic))
+        self._tell(commands, self._run(commands, atomic, lacks))
 
     def _lose(
         self,
@@ -373,11 +402,11 @@ class Instance:
         if what == "ran":
             self._run_some(commands, atomic, guard)
         elif what == "late":
-            era = self.plan.era
+            era, lacks = self.plan.era, self._lacks
 
             def late() -> None:
                 if era == self.plan.era:  # else it went to a server that is gone
-                    self._run_some(commands, atomic, guard)
+                    self._run_some(commands, atomic, guard, lacks)
 
             self.world.after(rng.choice((0.01, 0.3, 1.5, 4.0)), late)
         self.sleep(rng.choice((0.001, 0.2, 1.0)))

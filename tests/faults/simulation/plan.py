@@ -67,6 +67,8 @@ class Plan:
         self.instances = rng.choice((1, 1, 2, 2, 3))
         self.journal = rng.choice(JOURNALS)
         self.fates: dict[str, dict[int, str]] = {}
+        self.unowed: dict[str, set[int]] = {}
+        """Per pump the records that were claimed where it was not configured."""
         self.mended = False
         """True once refused records would be taken."""
         self.redis_away = 0.0
@@ -124,6 +126,7 @@ class Plan:
                 ("restart", 0.25),
                 ("replay", 0.3),
                 ("clock step", 0.15),
+                ("fewer pumps", 0.2),
             )
             if rng.random() < share
         ]

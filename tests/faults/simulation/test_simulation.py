@@ -18,7 +18,7 @@ SEEDS = int(os.environ.get("TYK_PUMP_SEEDS", "450"))
 
 
 @pytest.mark.timeout(120 + 2 * SEEDS)
-@pytest.mark.parametrize("always", ["", "clock step"])
+@pytest.mark.parametrize("always", ["", "clock step", "fewer pumps"])
 def test_every_history_ends_well(always: str) -> None:
     """In a process of its own: the order of sets is a part of the history."""
     seeds = str(SEEDS // 2 if always else SEEDS)
