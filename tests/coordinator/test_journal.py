@@ -14,6 +14,7 @@ from tests.source.world import FakeClock
 from tyk_pump import channel, cursors
 from tyk_pump.config.root import JournalOptions, RootOptions
 from tyk_pump.coordinator.audit import numbers
+from tyk_pump.coordinator.book import Book, Held
 from tyk_pump.coordinator.books import Books
 from tyk_pump.coordinator.journal import Journal
 from tyk_pump.coordinator.lanes import Lane, Span
@@ -322,6 +323,22 @@ def test_a_lane_without_a_part_of_the_rest_stays_ahead_in_redis(
     copy_all(journal, windows, source)
     assert journal.kept(STREAM) == 20
     assert positions(journal)["P/0:2"] == 15
+
+
+def test_claims_without_a_share_do_not_end_what_was_counted(
+    state: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions 10 to 15 are the other lane's: their claim is gone from the books."""
+    monkeypatch.setattr(cursors, "BLOCK", 5)
+    books = Books(state, {}, FakeClock())
+    book = Book(STREAM, [Held("C", 14, 54, 0.0)], adopted=False)
+    counted, other = (
+        Progress(17, since=13, counts=Counts(delivered=2)) for _ in range(2)
+    )
+    books._begin(book, "P/1:2", counted)
+    assert counted == Progress(17, since=14, counts=Counts(delivered=2))
+    books._begin(book, "P/0:2", other)  # 13 was its own, of a claim that is gone
+    assert other == Progress(17, since=17)
 
 
 def test_a_claim_that_is_not_on_the_disk_is_not_lost(state: StateFile) -> None:

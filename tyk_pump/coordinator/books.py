@@ -334,8 +334,8 @@ class Books:
         book = Book(name, claims.values(), adopted=adopted)
         book.rest = rest
         self._books[name] = book
-        for progress in part.progress.values() if part is not None else ():
-            self._begin(book, progress)
+        for cursor, progress in part.progress.items() if part is not None else ():
+            self._begin(book, cursor, progress)
         moved = self._catch_up(book, rest, closed) if rest is not None else set()
         for row in rows:
             self._judge(book, rest, row)
@@ -351,18 +351,20 @@ class Books:
             progress.position = rest.raised.pop(cursor, end)
             self._skip(book, cursor, progress, closed)
             book.cursors.add(cursor)
-            self._begin(book, progress)
+            self._begin(book, cursor, progress)
             self._raise(book, self.where(book.stream, cursor), end)
             if pack(progress) != rest.settled.get(cursor):
                 moved.add(cursor)  # before anything is trimmed up to where it is now
         return moved
 
-    def _begin(self, book: Book, progress: Progress) -> None:
+    def _begin(self, book: Book, cursor: str, progress: Progress) -> None:
         """Forget what was counted of a claim that is finished, or was never ours."""
         claim = book.find(progress.since)
-        if claim is None or claim.base > progress.since:
+        if claim is None or claim.base > self.lane(cursor).own(progress.since):
             progress.since = max(progress.since, progress.position)
             progress.counts = Counts()
+        else:  # a lane has no share in some claims: they are gone, nothing was counted
+            progress.since = max(progress.since, claim.base)
 
     def _skip(
         self,
