@@ -67,6 +67,7 @@ class FakeSource:
         self.sought: Collection[str] = ()
         self.finished: dict[str, str] = {}
         self.streams: dict[str, Stream] = {}
+        self.settled: set[str] = set()
 
     def look(self) -> None:
         """One round: what is nobody's is ours."""
@@ -132,6 +133,7 @@ class FakeSource:
         self,
         progress: Mapping[str, Mapping[str, Progress]],
         trims: Mapping[str, int],
+        keep: Collection[str] = (),
     ) -> None:
         """Write cursors, unless there is no memory for them, and trim."""
         if not self.redis.full:

@@ -29,6 +29,9 @@ class Fake:
     def __init__(self) -> None:
         self.streams: dict[str, Any] = {}
 
+    def keep_intents(self) -> None:
+        """There are none."""
+
 
 def make(lost: list[int]) -> tuple[Lifeline, StillClock, Fake, Folder]:
     """Return a lifeline that has begun with a fake source."""

@@ -254,6 +254,28 @@ def test_an_adopter_keeps_what_an_unknown_pump_is_owed(
     assert heir.backlog() == (0, 0)
 
 
+def test_what_is_adopted_settled_is_looked_at_before_it_goes(
+    link: FaultyLink, other: Link, redis_server: RedisServer
+) -> None:
+    """Else who made the stream finds that we have finished it, and not what we knew."""
+    push(redis_server, LIST, RECORDS)
+    source = started(link)
+    source.round()
+    (stream,) = source.streams.values()
+    source.settle({stream.id: {"P": Progress(10)}}, {stream.id: 10})
+    end_leases(redis_server)
+    heir = started(other, name="b")
+    for _ in range(2):
+        heir.round()
+    assert heir.streams[stream.id].progress["P"].position == 10
+    assert heir.settled == {stream.id}
+    heir.settle({}, {}, {stream.id})
+    assert heir.settled == {stream.id}
+    heir.settle({}, {})
+    assert not heir.streams
+    assert other.execute([("HLEN", "analytics-tyk-pump:streams")]) == [0]
+
+
 def test_what_the_disk_knows_is_not_delivered_again(
     link: FaultyLink, other: Link, redis_server: RedisServer
 ) -> None:

@@ -19,6 +19,7 @@ from tests.source.world import (
     FakeClock,
     FaultyLink,
     end_leases,
+    look,
     make_source,
     options,
     push,
@@ -67,10 +68,10 @@ def not_sent(go: Callable[..., Any], commands: Sequence[Any]) -> Any:
 def live(source: Source, consumer: Consumer, push_second: Callable[[], None]) -> None:
     """One instance's life: two rounds, all delivered, and the end."""
     source.start()
-    source.round()
+    look(source)
     consumer.drain(source)
     push_second()
-    source.round()
+    look(source)
     consumer.drain(source)
     source.give_back()
 
@@ -115,7 +116,7 @@ def finish(source: Source, consumer: Consumer) -> None:
     """Take over and deliver what is left."""
     source.start()
     for _ in range(4):
-        source.round()
+        look(source)
         consumer.drain(source)
     source.give_back()
 
@@ -173,7 +174,7 @@ def test_an_answer_is_lost_at_any_step(redis_server: RedisServer, fault: Fault) 
                     if not started:
                         source.start()
                         started = True
-                    source.round()
+                    look(source)
                     consumer.drain(source)
                     more()
             with contextlib.suppress(SourceError):
@@ -208,7 +209,7 @@ def test_frozen_at_any_step(redis_server: RedisServer, sent: bool, rest: bool) -
                 adopter = make_source(other, name="b", incarnation="9")
                 adopter.start()
                 for _ in range(3):
-                    adopter.round()
+                    look(adopter)
                     if not rest:
                         consumer.drain(adopter)
                 adopter.give_back()
@@ -228,7 +229,7 @@ def test_frozen_at_any_step(redis_server: RedisServer, sent: bool, rest: bool) -
                 try:
                     source.start()
                     for _ in range(3):
-                        source.round()
+                        look(source)
                         consumer.drain(source)
                         more()
                     source.give_back()
@@ -267,7 +268,7 @@ def test_a_list_whose_intent_redis_has_forgotten_is_found(
             source = make_source(link, book=book)
             source.start()
             with contextlib.suppress(LeaseLost):
-                source.round()
+                look(source)
         return link
 
     link = run(0)
@@ -297,7 +298,7 @@ def test_a_stream_is_not_left_alone_when_its_adoption_is_unanswered(
         with linked(redis_server) as link:
             source = make_source(link, name="a")
             source.start()
-            source.round()
+            look(source)
         end_leases(redis_server)
         with linked(redis_server, at, answer_lost) as link:
             heir = make_source(link, name="b")
@@ -307,7 +308,7 @@ def test_a_stream_is_not_left_alone_when_its_adoption_is_unanswered(
                     break
             for _ in range(4):
                 with contextlib.suppress(SourceError):
-                    heir.round()
+                    look(heir)
             link.at = 0
             consumer.drain(heir)
             heir.give_back()

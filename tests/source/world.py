@@ -10,7 +10,7 @@ import msgspec
 from tests.servers.redis import RedisServer
 from tyk_pump.clock import Clock
 from tyk_pump.config.root import RedisOptions
-from tyk_pump.source.claims import Progress, Source, Stream
+from tyk_pump.source.claims import Look, Progress, Source, Stream
 from tyk_pump.source.redis import Link
 
 LIST = "analytics-tyk-system-analytics"
@@ -172,6 +172,14 @@ class Consumer:
                 stream.progress[field] = progress
                 settle(source, stream, field)
             settle(source, stream, field)
+
+
+def look(source: Source) -> Look:
+    """One round, and what the coordinator does behind it."""
+    found = source.round()
+    if source.settled:
+        source.settle({}, {})
+    return found
 
 
 def settle(source: Source, stream: Stream, field: str) -> None:

@@ -215,6 +215,14 @@ class Lifeline:
             "lease lost, what was in hand is dropped",
             extra={"prefix": "main", "reason": reason},
         )
+        try:
+            if self.source is not None:
+                self.source.keep_intents()
+        except StateError as exc:
+            logger.error(
+                "lists that were about to be claimed are noted in Redis only",
+                extra={"prefix": "main", "reason": str(exc)},
+            )
         self._on_lost()
         self._folder.renew()
         self.source = None

@@ -254,9 +254,10 @@ class Settler:
             passed = settled(stream)
             if passed > stream.trimmed:
                 trims[stream.id] = passed
-        if moved or trims:
+        # What came into our hands settled has been looked at, and is in the books.
+        if moved or trims or source.settled - waiting:
             known = set(source.streams)
-            source.settle(moved, trims)
+            source.settle(moved, trims, waiting)
             _drop_streams(
                 known - set(source.streams) - set(self._journal.parts), workers
             )

@@ -344,12 +344,7 @@ class Source:
             if owner not in self._owners or name in self.streams:
                 continue
             if owner == self.owner or self._take_over(name, owner):
-                stream = self._load(name)
-                self._keep(stream)
-                if not (stream.claims or stream.intents or stream.progress):
-                    # Whoever finished it died before its name was gone, or Redis came
-                    # back with nothing else of it: then there is no note.
-                    self._remove(stream)
+                self._keep(self._load(name))
         if self._leased:
             self._link.execute([("UNLINK", self._keys.lease(self._previous))])
 
@@ -435,8 +430,6 @@ class Source:
         adopted = self._adopt_orphans(owners, alive)
         if adopted:
             claimed += self._resolve_all()
-        if adopted or self._rounds == 1:
-            self._finish([])  # what was taken back may be settled, all of it
         return Look(lengths, claimed, adopted)
 
     def _look_for_finished(self, owners: Mapping[str, str]) -> None:
@@ -615,6 +608,21 @@ class Source:
         for found in claims:
             self._missing.pop(found, None)
 
+    def keep_intents(self) -> None:
+        """Note the intents of streams that we drop, for our next source.
+
+        A rename may have run and its answer be lost, and Redis may have come back
+        without the stream: they are in the state file then. What Redis has of a claim
+        by then goes before. StateError when the disk refuses.
+        """
+        booked = self._book.pending()
+        for stream in self.streams.values():
+            known = booked.get(stream.id, {})
+            fields = {CLAIM + name: pack(one) for name, one in stream.intents.items()}
+            fields = {f: value for f, value in fields.items() if f not in known}
+            if fields:
+                self._book.put(stream.id, fields)
+
     def _turn_into_note(
         self, stream: Stream, name: str, intent: Claim, fields: dict[str, bytes]
     ) -> None:
@@ -759,7 +767,7 @@ class Source:
                 command
                 for key in [stream.intents[name].key for name in names]
                 for command in (
-                    ("SET", key, "", "NX", "EX", TOMBSTONE_SECONDS),
+                    _tombstone(key),
                     ("LLEN", key),
                     ("LINDEX", key, 0),
                     ("LINDEX", key, -1),
@@ -882,15 +890,28 @@ class Source:
         return {**others, **fields, **claims}
 
     def _claims_there(self, fields: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Return the claims among fields whose lists Redis has."""
-        claims = {f: v for f, v in fields.items() if f.startswith(CLAIM)}
-        commands = [("LLEN", unpack(value, Claim).key) for value in claims.values()]
-        lengths = map(length_of, self._link.execute(commands))
-        return {
-            field: value
-            for (field, value), length in zip(claims.items(), lengths, strict=True)
-            if length
+        """Return the claims among fields whose lists Redis has, or may have yet.
+
+        The rename of an intent may be on its way: a tombstone keeps it from coming.
+        """
+        claims = {
+            field: (value, unpack(value, Claim))
+            for field, value in fields.items()
+            if field.startswith(CLAIM)
         }
+        commands: list[Command] = []
+        for _, claim in claims.values():
+            if claim.base < 0:
+                commands.append(_tombstone(claim.key))
+            commands.append(("LLEN", claim.key))
+        replies = iter(self._link.execute(commands))
+        found: dict[str, bytes] = {}
+        for field, (value, claim) in claims.items():
+            # Without memory for a tombstone nobody knows what is still to come.
+            unsure = claim.base < 0 and out_of_memory(next(replies))
+            if length_of(next(replies)) or unsure:
+                found[field] = value
+        return found
 
     def _put_in_book(self, stream: str, fields: Mapping[str, bytes]) -> None:
         try:
@@ -1054,6 +1075,10 @@ class Source:
         # Oldest first, our own last: ULIDs sort by time.
         order = sorted(self.streams.values(), key=lambda s: (s.own, s.id))
         self.streams = {one.id: one for one in order}
+        if not (stream.claims or stream.intents or stream.progress):
+            # Whoever finished it died before its name was gone, or Redis came back with
+            # nothing else of it: then there is no note.
+            self._remove(stream)
 
     def _load(self, name: str) -> Stream:
         (reply,) = self._ask([("HGETALL", self._keys.stream(name))])
@@ -1178,9 +1203,11 @@ class Source:
         self,
         progress: Mapping[str, Mapping[str, Progress]],
         trims: Mapping[str, int],
+        keep: Collection[str] = (),
     ) -> None:
         """Write cursors, then trim; never in one transaction.
 
+        Streams that are settled, all of them, are removed, apart from those to `keep`.
         A cursor that Redis has no memory for is kept and tried again: its loss would
         cost a repeat. Trims go on, they need no memory.
         """
@@ -1216,7 +1243,16 @@ class Source:
                 raise SourceError(f"Redis: {reply}")
         for name, upto in trims.items():
             self.streams[name].trimmed = upto
-        self._finish(finished)
+        self._finish(finished, keep)
+
+    @property
+    def settled(self) -> set[str]:
+        """The streams that are to be removed: nothing is left of them."""
+        return {
+            name
+            for name, stream in self.streams.items()
+            if not stream.own and self._is_settled(stream)
+        }
 
     def _trim(
         self, stream: Stream, upto: int, finished: list[tuple[Stream, str]]
@@ -1233,7 +1269,9 @@ class Source:
                 commands.append(("LTRIM", claim.key, first, -1))
         return commands
 
-    def _finish(self, finished: Sequence[tuple[Stream, str]]) -> None:
+    def _finish(
+        self, finished: Sequence[tuple[Stream, str]], keep: Collection[str]
+    ) -> None:
         """Forget claims whose keys are gone, then past streams without claims."""
         keys: list[Command] = []
         for stream, name in finished:
@@ -1249,9 +1287,8 @@ class Source:
             by_stream.setdefault(stream.id, []).append(CLAIM + name)
         for stream_id, fields in by_stream.items():
             self._forget_fields(self.streams[stream_id], fields)
-        for stream in list(self.streams.values()):
-            if not stream.own and self._is_settled(stream):
-                self._remove(stream)
+        for name in self.settled.difference(keep):
+            self._remove(self.streams[name])
 
     @staticmethod
     def _is_settled(stream: Stream) -> bool:
@@ -1361,6 +1398,10 @@ def goes_before(value: bytes, known: bytes | None) -> bool:
     list its numbers.
     """
     return known is None or not (is_intent(value) or is_intent(known))
+
+
+def _tombstone(key: str) -> Command:
+    return ("SET", key, "", "NX", "EX", TOMBSTONE_SECONDS)
 
 
 def is_intent(raw: bytes) -> bool:

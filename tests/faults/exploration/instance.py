@@ -329,7 +329,7 @@ def _deliver(source: Source, pump: str, effects: list[Effect]) -> None:
         passed = min([p.position for p in stream.progress.values()], default=stream.end)
         if passed > stream.trimmed:
             trims[stream.id] = passed
-    if moved or trims:
+    if moved or trims or source.settled:
         source.settle(moved, trims)
 
 

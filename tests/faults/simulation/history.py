@@ -119,6 +119,7 @@ class History:
             one.wanted = True
             if one.without:
                 one.without = ""
+                self.plan.unsure = True
                 one.crash()
             one.start()
 

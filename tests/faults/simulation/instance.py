@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenlet import greenlet
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from tests.faults.redis_model import RedisModel
 from tests.faults.simulation.ends import BackEnd
@@ -372,6 +372,8 @@ class Instance:
             for command in commands:
                 if command[0] == "RENAMENX":
                     claimed = self.redis.run(("LRANGE", command[1], 0, -1))
+                    if isinstance(claimed, ResponseError):
+                        continue  # a tombstone
                     unowed = self.plan.unowed.setdefault(name, set())
                     unowed.update(int(raw.split(b" ")[0]) for raw in claimed)
         return self.redis.execute(commands, atomic=atomic)

@@ -271,7 +271,8 @@ def _may_seem_lost(history: History) -> bool:
 
     Redis came back with older data. Or a stream has been adopted, and who had it before
     has settled more than its cursors in Redis say: there was no memory for them, or the
-    last trim was on its way for longer than a lease.
+    last trim was on its way for longer than a lease. Who had it before may be we.
     """
-    shared = history.plan.instances > 1
-    return history.lossy or (history.scarce and shared) or history.plan.late
+    plan = history.plan
+    again = plan.instances > 1 or plan.belated
+    return history.lossy or (history.scarce and again) or plan.late
