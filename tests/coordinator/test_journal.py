@@ -23,6 +23,7 @@ from tyk_pump.cursors import Counts
 from tyk_pump.errors import LeaseLost, StateError
 from tyk_pump.source.claims import Claim, Progress, Stream, Window, pack
 from tyk_pump.state.file import StateFile
+from tyk_pump.state.ledger import Row
 
 STREAM = "01J0000000000000000000000A"
 
@@ -339,6 +340,30 @@ def test_claims_without_a_share_do_not_end_what_was_counted(
     assert counted == Progress(17, since=14, counts=Counts(delivered=2))
     books._begin(book, "P/0:2", other)  # 13 was its own, of a claim that is gone
     assert other == Progress(17, since=17)
+
+
+def test_what_comes_back_settled_keeps_what_was_booked(state: StateFile) -> None:
+    """Another had the end of a claim, and no memory for his cursor."""
+    now = FakeClock().now()
+    place = {"stream": STREAM, "claim": "C0", "cursor": "P", "base": 0, "end": 30}
+    row = Row(**place, at=now, claimed=30)  # type: ignore[arg-type]
+    state.ledger.write([row], [], [], now)
+    row.counts, row.handed_over = Counts(delivered=24, dead=1), 5
+    state.ledger.write([], [], [row], now)
+    source: Any = Redis(30, 10, P=30)
+    source.stream.own, source.stream.shared = False, True
+    source.stream.progress["P"] = Progress(30, since=25)
+    source.stream.raised = {"P": 25}
+    source.owners, source.owner = {STREAM: "me#1"}, "me#1"
+    books = Books(state, {}, FakeClock())
+    books.sync(source)
+    books.write(source)
+    with state.transaction(write=False) as db:
+        (found,) = db.execute(
+            """SELECT claimed, delivered, dead, unknown, handed_over FROM ledger
+            WHERE claim = 'C0'"""
+        )
+    assert tuple(found) == (30, 24, 1, 5, 0)
 
 
 def test_a_claim_that_is_not_on_the_disk_is_not_lost(state: StateFile) -> None:

@@ -273,13 +273,17 @@ class Books:
         for claim in book.claims[book.index(upto) :]:
             if not where.ours and claim.base >= where.upto:
                 break
-            row = book.row(lane, claim, where)
-            if row.claimed and where.counting(claim):
-                # Open and not on the disk yet, it keeps what was noted first: what
-                # others have done of it since is beside it.
-                self._opened.setdefault(row.key, row)
-                self._reopen(row, where)
+            self._open(book, lane, where, claim)
         book.noted[key] = max(upto, book.end)
+
+    def _open(self, book: Book, lane: Lane, where: Where, claim: Held) -> None:
+        """Open the row of a claim, also one that was closed as handed over."""
+        row = book.row(lane, claim, where)
+        if row.claimed and where.counting(claim):
+            # Open and not on the disk yet, it keeps what was noted first: what others
+            # have done of it since is beside it.
+            self._opened.setdefault(row.key, row)
+            self._reopen(row, where)
 
     def _reopen(self, row: Row, where: Where) -> None:
         """It was handed over, and is back before the disk had room for its row.
@@ -400,6 +404,7 @@ class Books:
         ):
             progress.position = max(progress.position, min(claim.base, end))
             self._pass(book, lane, where)
+            self._open(book, lane, where, claim)
             last = min(claim.end, end)
             progress.counts.unknown += lane.share(progress.position, last)
             progress.position = last
