@@ -87,9 +87,7 @@ class Wire:
         self.death.pass_by()
         return replies
 
-    def compare_and_set(
-        self, key: str, field: str, old: bytes, new: str | bytes | None
-    ) -> bool:
+    def compare_and_set(self, key: str, field: str, old: bytes, new: str) -> bool:
         """Set a field of a hash if it still has a value."""
         self.death.pass_by()
         return self.model.compare_and_set(key, field, old, new)

@@ -66,15 +66,10 @@ class RedisModel:
         return [self.run(command) for command in commands]
 
     def compare_and_set(
-        self, key: str, field: str, old: bytes, new: str | bytes | None
+        self, key: str, field: str, old: bytes, new: str | bytes
     ) -> bool:
         """Set a field of a hash if it still holds `old`, as WATCH has it."""
-        if self.run(("HGET", key, field)) != old:
-            return False
-        if new is None:
-            self.run(("HDEL", key, field))
-            return True
-        if self.full:
+        if self.run(("HGET", key, field)) != old or self.full:
             return False
         self.run(("HSET", key, field, new))
         return True

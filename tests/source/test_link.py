@@ -61,9 +61,6 @@ def test_an_owner_is_changed_only_from_the_expected_one(link: Link) -> None:
     assert not link.compare_and_set("h", "f", b"other", "new")
     assert link.compare_and_set("h", "f", b"old", "new")
     assert link.execute([("HGET", "h", "f")]) == [b"new"]
-    assert not link.compare_and_set("h", "f", b"old", None)
-    assert link.compare_and_set("h", "f", b"new", None)
-    assert link.execute([("EXISTS", "h")]) == [0]
 
 
 def test_an_absent_server_is_trouble_that_may_pass(

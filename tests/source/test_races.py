@@ -34,7 +34,7 @@ class Gated(Link):
         return self.redis.execute(commands, atomic=atomic)
 
     def compare_and_set(
-        self, key: str, field: str, old: bytes, new: str | bytes | None
+        self, key: str, field: str, old: bytes, new: str | bytes
     ) -> bool:
         self.before([("CAS", key, field, old, new)])
         return self.redis.compare_and_set(key, field, old, new)

@@ -100,7 +100,7 @@ class FaultyLink(Link):
         return found
 
     def compare_and_set(
-        self, key: str, field: str, old: bytes, new: str | bytes | None
+        self, key: str, field: str, old: bytes, new: str | bytes
     ) -> bool:
         def go() -> bool:
             return Link.compare_and_set(self, key, field, old, new)

@@ -280,6 +280,7 @@ class Source:
         """Those that Redis does not have: who finished them, "" where nobody did."""
         self._owed: dict[str, dict[str, bytes]] = {}  # refused for want of memory
         self._booked: set[str] = set()  # streams that the state file has fields of
+        self._unsure: set[str] = set()  # fields that may still be removed
         self._own: dict[bool, Stream] = {}  # by whether it is of uptime reports
         self._rounds = 0
         self._missing: dict[str, int] = {}  # claim -> round in which it was missed
@@ -670,12 +671,14 @@ class Source:
         other numbers than those that we are about to deliver.
         """
         self._put_in_book(stream.id, {**self._all_fields(stream), **fields})
-        # A plain HDEL that comes late would take the note, when Redis has it by then.
         key = self._keys.stream(stream.id)
         (found,) = self._ask([("HGET", key, field)])
-        gone = found in (None, fields[field])
-        if not gone and not self._link.compare_and_set(key, field, found, None):
-            raise SourceError("Redis: a claim's intent has met another's mark")
+        if found not in (None, fields[field]):
+            # Without an answer it may come late, and would take the note that Redis
+            # has by then: the state file keeps that, and writes it again and again.
+            self._unsure.add(field)
+            self._ask([("HDEL", key, field)])
+            self._unsure.discard(field)
         # Only now: who becomes the owner later does not find it.
         (owner,) = self._ask([("HGET", self._keys.streams, stream.id)])
         if owner is None and stream.registered and self._leased:
@@ -827,7 +830,7 @@ class Source:
             return
         stream.registered = True
         if stream.id in self._booked:
-            self._clear_book(stream.id, fields)
+            self._clear_book(stream.id, fields.keys() - self._unsure)
 
     def _check_owners(self, names: Iterable[str], owners: Iterable[Any]) -> None:
         """LeaseLost after all were checked: each leaves something to remove."""
@@ -942,6 +945,7 @@ class Source:
         if not fields:
             return
         self._ask([("HDEL", self._keys.stream(stream.id), *fields)])
+        self._unsure.difference_update(fields)
         if stream.id in self._booked:
             self._clear_book(stream.id, fields)
 

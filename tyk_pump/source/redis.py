@@ -126,11 +126,11 @@ class Link:
             return self._checked(result)
 
     def compare_and_set(
-        self, key: str, field: str, old: bytes, new: str | bytes | None
+        self, key: str, field: str, old: bytes, new: str | bytes
     ) -> bool:
         """Set a hash field of ours if it still holds `old`; False when it does not.
 
-        None removes it. False too when Redis has no memory for it.
+        False too when Redis has no memory for it.
         """
         with self._translated():
             (pool, _), *_ = self._route([("HGET", key)])
@@ -142,9 +142,7 @@ class Link:
                     _send(connection, [("UNWATCH",)])
                     _receive(connection, 1)
                     return False
-                command: Command = ("HDEL", key, field)
-                if new is not None:
-                    command = ("HSET", key, field, new)
+                command = ("HSET", key, field, new)
                 _send(connection, [("MULTI",), command, ("EXEC",)])
                 _, queued, done = self._checked(_receive(connection, 3))
             except BaseException:

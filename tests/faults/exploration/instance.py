@@ -215,7 +215,7 @@ class _Recorded(Link):
         return found
 
     def compare_and_set(
-        self, key: str, field: str, old: bytes, new: str | bytes | None
+        self, key: str, field: str, old: bytes, new: str | bytes
     ) -> bool:
         return bool(self._next([(key, field, old, new)], "compare"))
 

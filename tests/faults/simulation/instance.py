@@ -115,7 +115,7 @@ class SimLink(Link):
         return self._instance.exchange(commands, atomic)
 
     def compare_and_set(
-        self, key: str, field: str, old: bytes, new: str | bytes | None
+        self, key: str, field: str, old: bytes, new: str | bytes
     ) -> bool:
         redis = self._instance.redis
         watched: list[object] = []
@@ -128,11 +128,8 @@ class SimLink(Link):
         (found,) = self._instance.exchange([("HGET", key, field)], False, guard=watch)
         if found != old:
             return False
-        change: Command = ("HDEL", key, field)
-        if new is not None:
-            change = ("HSET", key, field, new)
         done = self._instance.exchange(
-            [change],
+            [("HSET", key, field, new)],
             True,
             # A value of the model is never changed in place.
             guard=lambda: redis.data.get(key) is watched[0],
