@@ -141,8 +141,8 @@ def left_behind(history: History) -> list[str]:
 
 
 def _is_remains(history: History, fields: Any) -> bool:
-    unsure = history.plan.unsure and isinstance(fields, dict)
-    return unsure and not any(
+    unsure = history.plan.unsure or history.plan.late
+    return (unsure and isinstance(fields, dict)) and not any(
         unpack(value, Claim).key in history.redis.data
         for field, value in fields.items()
         if field.startswith(b"claim:")
